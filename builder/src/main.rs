@@ -1,0 +1,3 @@
+//! The `lapstrake` command.
+
+fn main() {}
