@@ -22,6 +22,48 @@ pub struct Plan {
     pub config: ImageConfig,
     /// The history entries after the base image's, in order.
     pub history: Vec<History>,
+    /// `SOURCE_DATE_EPOCH` from `--build-arg` or the default of a global `ARG`, as it was written.
+    pub source_date_epoch: Option<String>,
+}
+
+impl Plan {
+    /// What the steps ask for beyond the ordinary, each with the line that asks, in the order of the steps.
+    pub fn entitlements(&self) -> Vec<(Entitlement, Option<Span>)> {
+        let mut all = Vec::new();
+        for node in &self.nodes {
+            let Op::Run(run) = &node.op else { continue };
+            if run.network == Network::Host {
+                all.push((Entitlement::NetworkHost, node.span));
+            }
+            if run.security == Security::Insecure {
+                all.push((Entitlement::SecurityInsecure, node.span));
+            }
+            let devices = run.devices.iter();
+            all.extend(devices.map(|(name, _)| (Entitlement::Device(name.clone()), node.span)));
+        }
+        all
+    }
+}
+
+/// A permission that a step asks for and that only the user can give (`--allow`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Entitlement {
+    /// `network.host`.
+    NetworkHost,
+    /// `security.insecure`.
+    SecurityInsecure,
+    /// `device=NAME`; `device` allows them all.
+    Device(String),
+}
+
+impl std::fmt::Display for Entitlement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NetworkHost => f.write_str("network.host"),
+            Self::SecurityInsecure => f.write_str("security.insecure"),
+            Self::Device(name) => write!(f, "device={name}"),
+        }
+    }
 }
 
 /// An op with what people see of it.
@@ -168,13 +210,46 @@ pub enum Security {
 #[allow(missing_docs)]
 pub enum Mount {
     /// `source` is a clean absolute path inside the file system of `from`. Writes are discarded.
-    Bind { target: String, from: OpId, source: String, writable: bool },
+    Bind {
+        target: String,
+        from: OpId,
+        source: String,
+        writable: bool,
+    },
     /// `id` has the cache namespace in front. `from` seeds a new cache with `source` of that file system.
-    Cache { target: String, id: String, sharing: Sharing, readonly: bool, from: Option<OpId>, source: String, mode: u32, uid: u32, gid: u32 },
-    Tmpfs { target: String, size: Option<u64> },
+    Cache {
+        target: String,
+        id: String,
+        sharing: Sharing,
+        readonly: bool,
+        from: Option<OpId>,
+        source: String,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    Tmpfs {
+        target: String,
+        size: Option<u64>,
+    },
     /// `target` is `None` for a secret that is only a variable.
-    Secret { target: Option<String>, id: String, env: Option<String>, required: bool, mode: u32, uid: u32, gid: u32 },
-    Ssh { target: String, id: String, required: bool, mode: u32, uid: u32, gid: u32 },
+    Secret {
+        target: Option<String>,
+        id: String,
+        env: Option<String>,
+        required: bool,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    Ssh {
+        target: String,
+        id: String,
+        required: bool,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
 }
 
 /// `sharing=` of a cache mount.
@@ -213,8 +288,13 @@ pub struct Copy {
 #[allow(missing_docs)]
 pub enum CopySource {
     /// Paths of another file system; `pattern` may hold wildcards; relative to its root, no leading `/`.
-    /// `unpack`: a local archive is extracted (ADD); `dir_contents_only` holds for all directories.
-    Path { from: OpId, pattern: String, unpack: bool },
+    /// With `parents` one `/./` in the pattern marks the pivot: only what follows it is kept below the destination.
+    /// `unpack`: an archive is extracted (ADD). Of a directory the contents are copied.
+    Path {
+        from: OpId,
+        pattern: String,
+        unpack: bool,
+    },
     /// A heredoc: text already expanded; mode 0644.
     Inline { name: String, text: String },
 }
@@ -260,8 +340,10 @@ pub struct Inputs {
     pub no_cache: NoCache,
     /// Raw image configs fetched so far, as JSON, by the reference and platform that lowering asked for.
     pub images: BTreeMap<(ImageRef, Platform), Vec<u8>>,
-    /// `# check` problems and lint are collected only when set.
+    /// Several platforms are built: step names carry theirs.
     pub multi_platform: bool,
+    /// `target_platform` is only the default: a base image for another one keeps its own in the result.
+    pub implicit_platform: bool,
 }
 
 /// Which stages ignore the cache.
