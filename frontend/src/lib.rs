@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod ast;
+pub mod glob;
+pub mod ignore;
 pub mod image;
+mod paths;
 pub mod plan;
 pub mod span;
