@@ -374,7 +374,18 @@ pub enum NamedContext {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lowered {
     /// Configs of these images are needed first: fetch them (in parallel), add them to `Inputs::images`, lower again.
-    Need(Vec<(ImageRef, Platform)>),
+    Need(Vec<Wanted>),
     /// Done.
     Ready(Box<Plan>),
+}
+
+/// An image whose config lowering needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which; the key of `Inputs::images` together with the platform.
+    pub reference: ImageRef,
+    /// For which platform.
+    pub platform: Platform,
+    /// The instruction that names it: the place to show when it cannot be had.
+    pub span: Span,
 }
