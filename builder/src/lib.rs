@@ -1,1 +1,3 @@
 //! The builder.
+
+pub mod progress;
