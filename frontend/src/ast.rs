@@ -7,7 +7,7 @@ use crate::span::{Span, Spanned};
 pub struct Dockerfile {
     /// The parser directives at the top of the file.
     pub directives: Directives,
-    /// All instructions, in source order.
+    /// All instructions, in source order. At least one is a `FROM`, and only `ARG` stands before it.
     pub instructions: Vec<Instruction>,
 }
 
@@ -30,9 +30,13 @@ pub struct Instruction {
     /// The keyword as it was typed (`run`, `Run`, `RUN`).
     pub keyword: Spanned<String>,
     /// The logical line: continuations joined and comments dropped, keyword included, heredoc bodies not.
+    /// No blanks around it.
     pub text: String,
-    /// The comment lines directly above, without `#` and one leading blank, top to bottom.
+    /// The comment lines above, without `#` and blanks, top to bottom. Blank lines between do not matter, an empty
+    /// comment line does: only what follows it counts.
     pub comments: Vec<Spanned<String>>,
+    /// The first blank line inside the instruction, among its continuations.
+    pub blank_line: Option<Span>,
     /// What it says.
     pub kind: Kind,
 }
@@ -53,6 +57,7 @@ pub enum Kind {
     Cmd(Command),
     Entrypoint(Command),
     Shell(Vec<String>),
+    /// The words sorted, as the history shows them.
     Expose(Vec<Spanned<String>>),
     Volume(Vec<Spanned<String>>),
     Stopsignal(Spanned<String>),
@@ -68,14 +73,16 @@ pub struct From {
     pub platform: Option<Spanned<String>>,
     /// The image or stage, not expanded.
     pub image: Spanned<String>,
-    /// The stage name as typed.
+    /// The stage name as typed. Stages are known by its lower-case form.
     pub name: Option<Spanned<String>>,
+    /// The `AS` in front of the name, as typed.
+    pub as_keyword: Option<Spanned<String>>,
 }
 
 /// One `NAME[=default]` of an `ARG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArgDefault {
-    /// The name (quotes removed).
+    /// The name, a raw word.
     pub name: Spanned<String>,
     /// The default, as a raw word (not expanded, quotes kept). `ARG X` has none, `ARG X=` an empty one.
     pub default: Option<Spanned<String>>,
@@ -107,29 +114,104 @@ pub struct Heredoc {
     pub fd: Option<u32>,
     /// True when no part of the word was quoted: `COPY` expands the body.
     pub expand: bool,
-    /// `<<-`: leading tabs were stripped from the body and its end.
+    /// `<<-`: leading tabs do not count.
     pub chomp: bool,
-    /// The body, each line with its line feed.
+    /// The body as it stands in the file, each line with its line end. See [`Heredoc::text`].
     pub body: String,
     /// Of the body.
     pub span: Span,
 }
 
+impl Heredoc {
+    /// The body, with `<<-` without the tabs that its lines begin with.
+    pub fn text(&self) -> String {
+        if !self.chomp {
+            return self.body.clone();
+        }
+        self.body
+            .split_inclusive('\n')
+            .map(|line| line.trim_start_matches('\t'))
+            .collect()
+    }
+}
+
 /// `RUN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// `--mount`, raw CSV values; read by [`crate::parse_mount`] after expansion.
+    /// `--mount`, raw CSV values; read by [`crate::parse_mount`], which also expands them.
     pub mounts: Vec<Spanned<String>>,
-    /// `--network`.
+    /// `--network`: `default`, `none` or `host`.
     pub network: Option<Spanned<String>>,
-    /// `--security`.
+    /// `--security`: `sandbox` or `insecure`.
     pub security: Option<Spanned<String>>,
     /// `--device`.
-    pub devices: Vec<Spanned<String>>,
+    pub devices: Vec<Device>,
     /// The command line; in shell form exactly the text handed to the shell when there are no heredocs.
     pub command: Command,
     /// Heredocs in the order of their openers.
     pub heredocs: Vec<Heredoc>,
+}
+
+/// A `RUN --device`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// The CDI name.
+    pub name: String,
+    /// False: the step runs also without the device.
+    pub required: bool,
+}
+
+/// What a shell-form `RUN` gives to the words of `SHELL`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Script {
+    /// One argument.
+    Text(String),
+    /// A heredoc that begins with `#!`: `body` is to be mounted as `/dev/pipes/<name>`, and that path is the
+    /// argument.
+    #[allow(missing_docs)]
+    File { name: String, body: String },
+}
+
+impl Run {
+    /// What the shell gets; `None` for the exec form.
+    pub fn script(&self) -> Option<Script> {
+        let Command::Shell(text) = &self.command else {
+            return None;
+        };
+        let Some(first) = self.heredocs.first() else {
+            return Some(Script::Text(text.clone()));
+        };
+        if crate::heredoc::opener(text).is_some() {
+            let body = first.text();
+            return Some(match body.starts_with("#!") {
+                true => Script::File {
+                    name: first.name.clone(),
+                    body,
+                },
+                false => Script::Text(body),
+            });
+        }
+        let mut text = text.clone();
+        for heredoc in &self.heredocs {
+            text.push('\n');
+            text.push_str(&heredoc.body);
+            text.push_str(&heredoc.name);
+        }
+        Some(Script::Text(text))
+    }
+
+    /// The first line of a `RUN <<EOF` script, which names the step; `None` for any other command.
+    pub fn script_title(&self) -> Option<String> {
+        let Command::Shell(text) = &self.command else {
+            return None;
+        };
+        crate::heredoc::opener(text)?;
+        let body = self.heredocs.first()?.body.trim();
+        Some(match body.split_once('\n') {
+            Some((first, _)) => format!("{}...", first.trim_end_matches('\r')),
+            None => body.to_owned(),
+        })
+    }
 }
 
 /// `COPY` or `ADD`.
@@ -150,10 +232,10 @@ pub struct Copy {
     /// `ADD --checksum`, not expanded.
     pub checksum: Option<Spanned<String>>,
     /// `ADD --keep-git-dir`.
-    pub keep_git_dir: bool,
+    pub keep_git_dir: Option<bool>,
     /// `ADD --unpack=true|false`.
     pub unpack: Option<bool>,
-    /// The sources in order.
+    /// The sources in order. Paths are copied before heredocs.
     pub sources: Vec<Source>,
     /// The destination, a raw word.
     pub destination: Spanned<String>,
@@ -163,7 +245,7 @@ pub struct Copy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Source {
-    /// A raw word (not expanded; in JSON form quotes are already literal, see `json`).
+    /// A raw word, not expanded. In JSON form too, where quotes inside the string are expanded like any others.
     Path(Spanned<String>),
     Heredoc(Heredoc),
 }
@@ -173,7 +255,14 @@ pub enum Source {
 #[allow(missing_docs)]
 pub enum Healthcheck {
     None,
-    Cmd { command: Command, interval: u64, timeout: u64, start_period: u64, start_interval: u64, retries: u64 },
+    Cmd {
+        command: Command,
+        interval: u64,
+        timeout: u64,
+        start_period: u64,
+        start_interval: u64,
+        retries: u64,
+    },
 }
 
 /// `ONBUILD`: the trigger's text, heredoc bodies included, as the image config stores it.

@@ -2,9 +2,20 @@
 #![forbid(unsafe_code)]
 
 pub mod ast;
+pub mod diag;
+pub mod expand;
 pub mod glob;
+mod heredoc;
 pub mod ignore;
 pub mod image;
+mod lines;
+mod parse;
 mod paths;
+mod pattern;
 pub mod plan;
 pub mod span;
+pub mod suggest;
+
+pub use parse::{
+    MountError, MountKind, MountSpec, mount_from, parse, parse_bytes, parse_mount, parse_trigger,
+};
