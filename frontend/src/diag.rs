@@ -4,6 +4,7 @@ use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
+use crate::lint::Rule;
 use crate::span::{LineIndex, Span};
 
 /// How bad it is.
@@ -44,6 +45,8 @@ macro_rules! codes {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Code {
             $(#[doc = $doc] $variant,)*
+            /// A style rule; named like it.
+            Rule(Rule),
         }
 
         impl Code {
@@ -51,6 +54,7 @@ macro_rules! codes {
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
+                    Self::Rule(rule) => rule.name(),
                 }
             }
         }
@@ -75,7 +79,7 @@ codes! {
     Onbuild "onbuild" "An instruction that cannot be a trigger, or a bad trigger of a base image.",
     Expansion "expansion" "A variable expansion failed.",
     Mount "mount" "A bad `--mount`.",
-    Lint "lint" "A style rule; the message names it.",
+    Check "check" "A bad `# check=`, or one that turns warnings into errors.",
 }
 
 impl fmt::Display for Code {

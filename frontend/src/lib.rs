@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ast;
+pub mod chmod;
 pub mod diag;
 pub mod expand;
 pub mod glob;
@@ -9,6 +10,7 @@ mod heredoc;
 pub mod ignore;
 pub mod image;
 mod lines;
+pub mod lint;
 mod parse;
 mod paths;
 mod pattern;
