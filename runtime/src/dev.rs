@@ -1,0 +1,126 @@
+//! A minimal `/dev`, on a file system of its own: the image's is never used.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, fstat, makedev, mkdirat, mknodat, openat, symlinkat,
+};
+
+use crate::mount::{self, NODEV, NOEXEC, NOSUID};
+
+/// Name, major and minor number of what every Linux program may expect.
+const NODES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Mounts a new `/dev` over `target`. Nodes are made, or, with `bind_nodes`, those of the host are mounted.
+pub(crate) fn mount(
+    target: BorrowedFd<'_>,
+    bind_nodes: bool,
+    tty_group: bool,
+    shm: u64,
+) -> io::Result<()> {
+    let dev = mount::create("tmpfs", &[("mode", "0755"), ("size", "65536k")], NOSUID)?;
+    let mode = Mode::from_raw_mode(0o755);
+    for name in ["pts", "shm", "mqueue"] {
+        mkdirat(&dev, name, mode)?;
+    }
+    for (name, to) in LINKS {
+        symlinkat(to, &dev, name)?;
+    }
+    for (name, major, minor) in NODES {
+        let kind = if bind_nodes {
+            FileType::RegularFile
+        } else {
+            FileType::CharacterDevice
+        };
+        mknodat(
+            &dev,
+            name,
+            kind,
+            Mode::from_raw_mode(0o666),
+            if bind_nodes { 0 } else { makedev(major, minor) },
+        )?;
+    }
+    mount::attach(dev.as_fd(), target)?;
+    if bind_nodes {
+        for (name, major, minor) in NODES {
+            bind_node(dev.as_fd(), name, makedev(major, minor))?;
+        }
+    }
+    mount_below(dev.as_fd(), tty_group, shm)
+}
+
+fn mount_below(dev: BorrowedFd<'_>, tty_group: bool, shm: u64) -> io::Result<()> {
+    let attach = |kind: &str, name: &str, options: &[(&str, &str)], attributes| -> io::Result<()> {
+        let tree = mount::create(kind, options, attributes)?;
+        mount::attach(tree.as_fd(), mount::open_plain(dev, name)?.as_fd())
+    };
+    let mut pts = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    if tty_group {
+        pts.push(("gid", "5"));
+    }
+    attach("devpts", "pts", &pts, NOSUID | NOEXEC)?;
+    attach(
+        "tmpfs",
+        "shm",
+        &[("mode", "1777"), ("size", &shm.to_string())],
+        NOSUID | NODEV | NOEXEC,
+    )?;
+    attach("mqueue", "mqueue", &[], NOSUID | NODEV | NOEXEC)
+}
+
+/// Mounts the host's node `name` over the file of that name, if it really is the device `number`.
+fn bind_node(dev: BorrowedFd<'_>, name: &str, number: u64) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = openat(CWD, format!("/dev/{name}"), flags, Mode::empty())?;
+    let stat = fstat(&node)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::CharacterDevice || stat.st_rdev != number
+    {
+        return Err(io::Error::other(format!(
+            "/dev/{name} of the host is not what it should be"
+        )));
+    }
+    mount::attach(
+        mount::clone_fd(node.as_fd())?.as_fd(),
+        mount::open_plain(dev, name)?.as_fd(),
+    )
+}
+
+/// Adds every device of the host that `/dev` does not have yet, for commands that are not confined.
+pub(crate) fn add_host_devices(root: BorrowedFd<'_>) -> io::Result<()> {
+    let dev = mount::open_plain(root, "dev")?;
+    for entry in std::fs::read_dir("/dev")? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() || kind.is_symlink() {
+            continue;
+        }
+        let stat = rustix::fs::lstat(entry.path())?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
+            continue;
+        }
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        match mknodat(&dev, entry.file_name(), kind, mode, stat.st_rdev) {
+            Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    debug_assert!(rustix::fs::statat(&dev, "null", AtFlags::empty()).is_ok());
+    Ok(())
+}

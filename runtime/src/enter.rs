@@ -1,0 +1,306 @@
+//! Entering the build's namespaces, once, before any thread exists.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Command;
+use std::sync::{Mutex, OnceLock};
+
+use rustix::fs::{CWD, MemfdFlags, SealFlags, fcntl_add_seals, fstat, memfd_create, stat};
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::keeper::{self, NAME, SOCKET};
+use crate::mount::{self, RDONLY};
+use crate::plan::Host;
+use crate::sys::{self, Cloned};
+use crate::{Error, wire};
+
+/// Whom this process acts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// Root of the host.
+    Root,
+    /// Root of a user namespace with this many ids.
+    Range {
+        /// Ids from 0 up that exist.
+        ids: u32,
+    },
+    /// Root of a user namespace in which no other id exists: every file belongs to root there.
+    Single,
+}
+
+/// What [`enter`] leaves behind for [`crate::run`].
+pub(crate) struct Entered {
+    pub(crate) identity: Identity,
+    pub(crate) host: Host,
+    keeper: Mutex<OwnedFd>,
+}
+
+static ENTERED: OnceLock<Entered> = OnceLock::new();
+
+/// Enters the namespaces of a build and starts the process that will start its steps.
+///
+/// As root that is a private mount namespace; otherwise a user namespace too, with the subordinate ids of `/etc/subuid`
+/// and `/etc/subgid` where `newuidmap` and `newgidmap` may map them, and with one id where not. Calling it again
+/// returns the same identity.
+///
+/// Must be called at the start of `main`, after [`child_main`], before any thread is started: fails otherwise.
+pub fn enter() -> Result<Identity, Error> {
+    if let Some(entered) = ENTERED.get() {
+        return Ok(entered.identity);
+    }
+    if threads().map_err(|source| enter_error("count the threads", source))? != 1 {
+        return Err(Error::Threads);
+    }
+    let identity = namespaces()?;
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    mount_change("/", private).map_err(|error| enter_error("make mounts private", error.into()))?;
+    let socket =
+        start_keeper().map_err(|source| enter_error("start the keeper of steps", source))?;
+    let host = Host {
+        user_namespace: identity != Identity::Root,
+        single_id: identity == Identity::Single,
+    };
+    let entered = ENTERED.get_or_init(|| Entered {
+        identity,
+        host,
+        keeper: Mutex::new(socket),
+    });
+    Ok(entered.identity)
+}
+
+/// Takes over if this process was started as a helper of another one, and does not return then.
+///
+/// Must be the first thing that `main` does.
+pub fn child_main() {
+    if std::env::args_os().next().is_some_and(|name| name == NAME) {
+        keeper::main();
+    }
+}
+
+pub(crate) fn entered() -> Result<&'static Entered, Error> {
+    ENTERED.get().ok_or(Error::NotEntered)
+}
+
+impl Entered {
+    /// Asks the keeper for a process that takes its steps from `socket`.
+    pub(crate) fn start(
+        &self,
+        request: &keeper::Request,
+        socket: &OwnedFd,
+        cgroup: Option<&OwnedFd>,
+    ) -> io::Result<()> {
+        let fds: Vec<_> = [Some(socket), cgroup]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect();
+        let keeper = self
+            .keeper
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        wire::put(&*keeper, request, &fds)
+    }
+}
+
+fn enter_error(action: &'static str, source: io::Error) -> Error {
+    Error::Enter { action, source }
+}
+
+fn threads() -> io::Result<usize> {
+    Ok(fs::read_dir("/proc/self/task")?.count())
+}
+
+fn namespaces() -> Result<Identity, Error> {
+    let ids = mapped_ids().map_err(|source| enter_error("read /proc/self/uid_map", source))?;
+    if rustix::process::geteuid().is_root() {
+        match (sys::unshare(libc::CLONE_NEWNS), ids) {
+            (Ok(()), u32::MAX) => return Ok(Identity::Root),
+            (Ok(()), 1) => return Ok(Identity::Single),
+            (Ok(()), ids) => return Ok(Identity::Range { ids }),
+            // Root without the right to mount: as any user.
+            (Err(error), _) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            (Err(error), _) => return Err(enter_error("create a mount namespace", error)),
+        }
+    }
+    user_namespace()
+}
+
+/// How many ids this process's user namespace has.
+fn mapped_ids() -> io::Result<u32> {
+    let map = fs::read_to_string("/proc/self/uid_map")?;
+    let counts = map
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u32>().ok());
+    Ok(counts.fold(0, u32::saturating_add))
+}
+
+fn user_namespace() -> Result<Identity, Error> {
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    let uids = subordinate("/etc/subuid", uid);
+    let gids = subordinate("/etc/subgid", uid);
+    let ranges = !uids.is_empty() && !gids.is_empty();
+    let mapper = Mapper::fork(&uids, &gids, uid, gid)
+        .map_err(|source| enter_error("start the mapping of ids", source))?;
+    sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)
+        .map_err(|source| enter_error("create a user namespace", source))?;
+    if ranges && mapper.map() {
+        let ids = mapped_ids().map_err(|source| enter_error("read /proc/self/uid_map", source))?;
+        return Ok(Identity::Range { ids });
+    }
+    let write = |file: &str, text: String| fs::write(file, text);
+    write("/proc/self/setgroups", "deny".into())
+        .and_then(|()| write("/proc/self/uid_map", format!("0 {uid} 1")))
+        .and_then(|()| write("/proc/self/gid_map", format!("0 {gid} 1")))
+        .map_err(|source| enter_error("map the ids of a user namespace", source))?;
+    Ok(Identity::Single)
+}
+
+/// A process that stays outside of the new user namespace, where the mapping programs have their rights.
+struct Mapper {
+    socket: OwnedFd,
+}
+
+impl Mapper {
+    fn fork(uids: &[(u32, u32)], gids: &[(u32, u32)], uid: u32, gid: u32) -> io::Result<Mapper> {
+        let (here, there) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        let parent = rustix::process::getpid().as_raw_nonzero().get();
+        if let Cloned::Child = sys::clone_process(0, None)? {
+            drop(here);
+            let mapped = matches!(wire::take::<()>(&there), Ok(Some(_)))
+                && run_mapper("newuidmap", parent, uid, uids)
+                && run_mapper("newgidmap", parent, gid, gids);
+            let _ = wire::put(&there, &mapped, &[]);
+            sys::exit(0);
+        }
+        Ok(Mapper { socket: here })
+    }
+
+    fn map(&self) -> bool {
+        wire::put(&self.socket, &(), &[]).is_ok()
+            && matches!(wire::take::<bool>(&self.socket), Ok(Some((true, _))))
+    }
+}
+
+fn run_mapper(program: &str, process: i32, own: u32, ranges: &[(u32, u32)]) -> bool {
+    let mut command = Command::new(program);
+    command.args([process.to_string(), "0".into(), own.to_string(), "1".into()]);
+    let mut next: u32 = 1;
+    for (start, count) in ranges {
+        command.args([next.to_string(), start.to_string(), count.to_string()]);
+        next = next.saturating_add(*count);
+    }
+    command
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// The ranges that `file` gives to the user: start, count.
+fn subordinate(file: &str, uid: u32) -> Vec<(u32, u32)> {
+    let name = fs::read_to_string("/etc/passwd")
+        .ok()
+        .and_then(|text| user_name(&text, uid))
+        .unwrap_or_default();
+    let text = fs::read_to_string(file).unwrap_or_default();
+    ranges_of(&text, &name, uid)
+}
+
+fn user_name(passwd: &str, uid: u32) -> Option<String> {
+    let line = passwd.lines().find(|line| {
+        line.split(':')
+            .nth(2)
+            .is_some_and(|field| field.parse() == Ok(uid))
+    })?;
+    line.split(':').next().map(str::to_owned)
+}
+
+fn ranges_of(text: &str, name: &str, uid: u32) -> Vec<(u32, u32)> {
+    let uid = uid.to_string();
+    let range = |line: &str| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        (!owner.is_empty() && (owner == name || owner == uid) && count > 0)
+            .then_some((start, count))
+    };
+    text.lines().filter_map(range).collect()
+}
+
+fn start_keeper() -> io::Result<OwnedFd> {
+    let (here, there) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let program = unwritable_program()?;
+    let name = [CString::new(NAME)?];
+    if let Cloned::Child = sys::clone_process(libc::CLONE_NEWPID as u64, None)? {
+        // Nothing may go wrong in the order: the socket's number is what the keeper knows.
+        let socket = match there.as_raw_fd() {
+            SOCKET => rustix::io::fcntl_setfd(&there, rustix::io::FdFlags::empty())
+                .map_err(io::Error::from),
+            _ => sys::duplicate_to(there.as_fd(), SOCKET),
+        };
+        if socket.is_ok() && sys::close_from_on_exec(SOCKET + 1).is_ok() {
+            let _ = sys::exec_file(program.as_fd(), &name, &[]);
+        }
+        sys::exit(127);
+    }
+    Ok(here)
+}
+
+/// This program, as a file that nobody can write, whatever its permissions.
+fn unwritable_program() -> io::Result<OwnedFd> {
+    let running = stat("/proc/self/exe")?;
+    let path = fs::read_link("/proc/self/exe")?;
+    // By its path: what /proc/self/exe leads to is a mount of the namespace that was left.
+    if let Ok(program) = mount::clone_tree(CWD, &path) {
+        let found = fstat(&program)?;
+        if (found.st_dev, found.st_ino) == (running.st_dev, running.st_ino) {
+            mount::restrict(program.as_fd(), RDONLY)?;
+            return Ok(program);
+        }
+    }
+    // Its file was replaced meanwhile, or cannot be reached: a sealed copy.
+    let copy = memfd_create(NAME, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut copy = File::from(copy);
+    io::copy(&mut File::open("/proc/self/exe")?, &mut copy)?;
+    fcntl_add_seals(
+        &copy,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )?;
+    Ok(copy.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_belong_to_a_name_or_a_number() {
+        let text = "alice:100000:65536\n1000:300000:10\nbob:1:2\nalice:x:1\n:5:6\nalice:7:0\n";
+        assert_eq!(
+            ranges_of(text, "alice", 1000),
+            [(100_000, 65536), (300_000, 10)]
+        );
+        assert_eq!(ranges_of(text, "", 7), []);
+    }
+
+    #[test]
+    fn a_user_is_found_by_number() {
+        assert_eq!(
+            user_name("root:x:0:0::/:/bin/sh\nalice:x:1000:1000::/:", 1000).as_deref(),
+            Some("alice")
+        );
+    }
+}

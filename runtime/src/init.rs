@@ -1,0 +1,543 @@
+//! The child's side of a step: takes the list of steps one by one, then becomes the command. Never returns.
+//!
+//! Runs as process 1 of new namespaces, forked from the single-threaded keeper. Nothing of the image is executed or
+//! read before the last steps, and everything that this process holds open is close-on-exec.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, fchown, openat};
+use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::process::{Gid, Resource, Rlimit, Uid, fchdir, pivot_root, setrlimit, umask};
+use serde::{Deserialize, Serialize};
+
+use crate::mount::{self, NODEV, NOEXEC, NOSUID, Overlay, PLAIN, RDONLY};
+use crate::plan::{STDERR, STDOUT, Slot, Step};
+use crate::target::{self, Shape, Stub, Targets};
+use crate::user::{self, User};
+use crate::{caps, dev, protect, seccomp, sys, wire};
+
+/// What the child or the keeper tells the caller of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// Everything is set up, the command starts now.
+    Ready { stubs: Vec<Stub> },
+    /// A step of the set-up failed.
+    Failed { message: String, stubs: Vec<Stub> },
+    /// The command could not be executed; the shell's code for it, and why.
+    NotExecuted { code: i32, message: String },
+    /// The process ended: status as of `wait(2)`.
+    Exited {
+        code: Option<i32>,
+        signal: Option<i32>,
+    },
+}
+
+/// Runs the step whose plan arrives on `socket`.
+pub(crate) fn main(socket: &OwnedFd) -> ! {
+    let code = match std::panic::catch_unwind(|| run(socket)) {
+        Ok(code) => code,
+        Err(_) => {
+            report(
+                socket,
+                &Report::Failed {
+                    message: "set up the step: internal error".into(),
+                    stubs: Vec::new(),
+                },
+            );
+            125
+        }
+    };
+    sys::exit(code)
+}
+
+fn report(socket: &OwnedFd, report: &Report) {
+    // Nobody is left to tell if the caller is gone; the keeper kills this process then.
+    let _ = wire::put(socket, report, &[]);
+}
+
+fn run(socket: &OwnedFd) -> i32 {
+    let Ok(Some((steps, fds))) = wire::take::<Vec<Step>>(socket) else {
+        return 125;
+    };
+    let mut state = State {
+        fds,
+        root: None,
+        memory: None,
+        user: None,
+        stubs: Vec::new(),
+    };
+    for step in steps {
+        let name = step.describe();
+        if let Step::Exec { argv, env } = step {
+            return exec(socket, &state, &argv, env);
+        }
+        if let Err(error) = state.take(step) {
+            report(
+                socket,
+                &Report::Failed {
+                    message: format!("{name}: {error}"),
+                    stubs: state.stubs,
+                },
+            );
+            return 125;
+        }
+    }
+    125
+}
+
+struct State {
+    fds: Vec<OwnedFd>,
+    /// The new root, once it is mounted.
+    root: Option<OwnedFd>,
+    /// A file system in memory, for files and for empty directories that cover others.
+    memory: Option<OwnedFd>,
+    user: Option<User>,
+    stubs: Vec<Stub>,
+}
+
+fn missing(what: &str) -> io::Error {
+    io::Error::other(format!("no {what} at this point"))
+}
+
+impl State {
+    fn slot(&self, slot: Slot) -> io::Result<BorrowedFd<'_>> {
+        self.fds
+            .get(slot)
+            .map(AsFd::as_fd)
+            .ok_or_else(|| missing("such descriptor"))
+    }
+
+    fn root(&self) -> io::Result<BorrowedFd<'_>> {
+        self.root
+            .as_ref()
+            .map(AsFd::as_fd)
+            .ok_or_else(|| missing("root"))
+    }
+
+    fn memory(&self) -> io::Result<BorrowedFd<'_>> {
+        self.memory
+            .as_ref()
+            .map(AsFd::as_fd)
+            .ok_or_else(|| missing("memory file system"))
+    }
+
+    fn target(&mut self, path: &str, shape: Shape) -> io::Result<OwnedFd> {
+        let root = self.root.as_ref().ok_or_else(|| missing("root"))?;
+        let target = Targets::new(root.as_fd(), &mut self.stubs).open(path, shape)?;
+        if rustix::fs::fstatfs(&target)?.f_type == protect::PROC_SUPER_MAGIC {
+            return Err(io::Error::other("nothing can be mounted in /proc"));
+        }
+        Ok(target)
+    }
+
+    fn attach(&mut self, tree: BorrowedFd<'_>, target: &str) -> io::Result<()> {
+        let target = self.target(target, Shape::of(tree)?)?;
+        mount::attach(tree, target.as_fd())
+    }
+
+    fn take(&mut self, step: Step) -> io::Result<()> {
+        match step {
+            Step::Keyring => keyring(),
+            Step::CgroupNamespace => optional(sys::unshare(libc::CLONE_NEWCGROUP)),
+            Step::Loopback => loopback(),
+            Step::JoinNetwork(slot) => Ok(rustix::thread::move_into_link_name_space(
+                self.slot(slot)?,
+                Some(rustix::thread::LinkNameSpaceType::Network),
+            )?),
+            Step::Hostname(name) => sys::set_hostname(&name),
+            Step::Root {
+                lowers,
+                upper,
+                work,
+                user_xattrs,
+            } => self.mount_root(&lowers, &upper, &work, user_xattrs),
+            Step::Proc => self.mount_fresh("proc", "proc", NOSUID | NODEV | NOEXEC),
+            Step::Dev {
+                bind_nodes,
+                tty_group,
+                shm,
+            } => {
+                let target = target::lasting_directory(self.root()?, "dev")?;
+                dev::mount(target.as_fd(), bind_nodes, tty_group, shm)
+            }
+            Step::Sys { writable } => self.mount_sys(writable),
+            Step::HostDevices => dev::add_host_devices(self.root()?),
+            Step::File {
+                target,
+                content,
+                mode,
+                uid,
+                gid,
+                exec,
+            } => self.mount_file(&target, content, (mode, uid, gid), exec),
+            Step::Bind {
+                target,
+                source,
+                readonly,
+            } => self.bind(&target, source, readonly),
+            Step::View {
+                target,
+                lowers,
+                source,
+                readonly,
+                scratch,
+                user_xattrs,
+            } => {
+                let tree = view(&lowers, &source, &scratch, user_xattrs)?;
+                mount::restrict(tree.as_fd(), if readonly { RDONLY | NODEV } else { NODEV })?;
+                self.attach(tree.as_fd(), &target)
+            }
+            Step::Tmpfs { target, size, mode } => self.mount_tmpfs(&target, size, mode),
+            Step::Protect { masked, readonly } => {
+                let empty = mount::open_plain(self.memory()?, "empty")?;
+                protect::protect(self.root()?, empty.as_fd(), &masked, &readonly)
+            }
+            Step::Pivot => self.pivot(),
+            Step::Ulimits(limits) => limits.iter().try_for_each(ulimit),
+            Step::User { user, groups } => self.find_user(&user, groups),
+            Step::Cwd(path) => self.change_directory(&path),
+            Step::Seccomp => seccomp::install(),
+            Step::Privileges { capabilities } => {
+                let user = self.user.as_ref().ok_or_else(|| missing("user"))?;
+                caps::drop_to(user, capabilities)
+            }
+            Step::Exec { .. } => Err(missing("command")),
+        }
+    }
+
+    fn mount_root(
+        &mut self,
+        lowers: &[PathBuf],
+        upper: &Path,
+        work: &Path,
+        user_xattrs: bool,
+    ) -> io::Result<()> {
+        umask(Mode::empty());
+        let open = |path: &Path| openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let (over_upper, over_work) = (open(upper)?, open(work)?);
+        let mut overlay = Overlay::open(lowers, Some((upper, work)), user_xattrs)?;
+        // Needs a place before the root exists; the work directory, already held open by the overlay, serves.
+        let memory = mount::create("tmpfs", &[("mode", "0755")], NODEV | NOSUID)?;
+        mount::attach(memory.as_fd(), over_work.as_fd())?;
+        rustix::fs::mkdirat(&memory, "empty", Mode::from_raw_mode(0o555))?;
+        if overlay.is_empty() {
+            overlay.add_lowest(mount::open_plain(memory.as_fd(), "empty")?);
+        }
+        let root = overlay.mount(PLAIN)?;
+        mount::attach(root.as_fd(), over_upper.as_fd())?;
+        (self.root, self.memory) = (Some(root), Some(memory));
+        Ok(())
+    }
+
+    fn mount_fresh(
+        &mut self,
+        kind: &str,
+        name: &str,
+        attributes: MountAttrFlags,
+    ) -> io::Result<()> {
+        let target = target::lasting_directory(self.root()?, name)?;
+        let tree = mount::create(kind, &[], attributes)?;
+        mount::attach(tree.as_fd(), target.as_fd())
+    }
+
+    fn mount_sys(&mut self, writable: bool) -> io::Result<()> {
+        let common = NOSUID | NODEV | NOEXEC;
+        let attributes = if writable { common } else { common | RDONLY };
+        match self.mount_fresh("sysfs", "sys", attributes) {
+            // In a user namespace a sysfs can only be mounted with a network namespace of one's own.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let tree = mount::clone_tree(CWD, Path::new("/sys"))?;
+                mount::restrict(tree.as_fd(), common | RDONLY)?;
+                let target = target::lasting_directory(self.root()?, "sys")?;
+                mount::attach(tree.as_fd(), target.as_fd())
+            }
+            done => done,
+        }
+    }
+
+    fn mount_file(
+        &mut self,
+        target: &str,
+        content: Slot,
+        owner: (u32, u32, u32),
+        exec: bool,
+    ) -> io::Result<()> {
+        let (mode, uid, gid) = owner;
+        let name = format!("file-{content}");
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(
+            self.memory()?,
+            name.as_str(),
+            flags,
+            Mode::from_raw_mode(mode),
+        )?;
+        fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        let mut source = File::from(self.slot(content)?.try_clone_to_owned()?);
+        let mut file = File::from(file);
+        copy(&mut source, &mut file)?;
+        let tree = mount::clone_fd(mount::open_plain(self.memory()?, &name)?.as_fd())?;
+        let attributes = RDONLY | NOSUID | NODEV;
+        mount::restrict(
+            tree.as_fd(),
+            if exec {
+                attributes
+            } else {
+                attributes | NOEXEC
+            },
+        )?;
+        self.attach(tree.as_fd(), target)
+    }
+
+    fn bind(&mut self, target: &str, source: Slot, readonly: bool) -> io::Result<()> {
+        let tree = self.slot(source)?.try_clone_to_owned()?;
+        mount::restrict(tree.as_fd(), if readonly { RDONLY | NODEV } else { NODEV })?;
+        self.attach(tree.as_fd(), target)
+    }
+
+    fn mount_tmpfs(&mut self, target: &str, size: Option<u64>, mode: u32) -> io::Result<()> {
+        let (size, mode) = (size.map(|bytes| bytes.to_string()), format!("{mode:o}"));
+        let mut options = vec![("mode", mode.as_str())];
+        options.extend(size.as_deref().map(|bytes| ("size", bytes)));
+        let tree = mount::create("tmpfs", &options, NOSUID | NODEV)?;
+        self.attach(tree.as_fd(), target)
+    }
+
+    fn pivot(&mut self) -> io::Result<()> {
+        let old = openat(
+            CWD,
+            "/",
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        fchdir(self.root()?)?;
+        // The old root ends up on top of the new one, from where it is taken off.
+        pivot_root(".", ".")?;
+        fchdir(old)?;
+        unmount(".", UnmountFlags::DETACH)?;
+        Ok(rustix::process::chdir("/")?)
+    }
+
+    fn find_user(&mut self, name: &str, groups: bool) -> io::Result<()> {
+        let mut user = user::lookup(self.root()?, name)?;
+        if !groups {
+            user.groups.clear();
+        }
+        self.user = Some(user);
+        Ok(())
+    }
+
+    fn change_directory(&mut self, path: &str) -> io::Result<()> {
+        let (uid, gid) = self
+            .user
+            .as_ref()
+            .map_or((0, 0), |user| (user.uid, user.gid));
+        let directory = target::working_directory(self.root()?, path, uid, gid)?;
+        Ok(fchdir(directory)?)
+    }
+}
+
+fn copy(from: &mut File, to: &mut File) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes)?;
+    to.write_all(&bytes)
+}
+
+/// For what some kernels do not have and nothing depends on.
+fn optional(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP)
+            ) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+fn keyring() -> io::Result<()> {
+    match sys::new_session_keyring() {
+        // No keys can be reached at all where an outer sandbox refuses the call.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => optional(other),
+    }
+}
+
+fn loopback() -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    sys::loopback_up(socket.as_fd())
+}
+
+fn view(
+    lowers: &[PathBuf],
+    source: &str,
+    scratch: &Path,
+    user_xattrs: bool,
+) -> io::Result<OwnedFd> {
+    let at = openat(
+        CWD,
+        scratch,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let [upper, work, empty] = ["upper", "work", "empty"].map(|name| scratch.join(name));
+    for name in ["upper", "work", "empty"] {
+        rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755))?;
+    }
+    let none = [empty];
+    let lowers = if lowers.is_empty() { &none } else { lowers };
+    let overlay = Overlay::open(lowers, Some((&upper, &work)), user_xattrs)?.mount(NODEV)?;
+    // Only what is attached can be cloned in part.
+    mount::attach(overlay.as_fd(), at.as_fd())?;
+    mount::clone_fd(mount::open_below(overlay.as_fd(), source)?.as_fd())
+}
+
+fn ulimit((name, soft, hard): &(String, i64, i64)) -> io::Result<()> {
+    let resource =
+        resource(name).ok_or_else(|| io::Error::other(format!("no limit is called {name:?}")))?;
+    let bound = |value: i64| u64::try_from(value).ok();
+    Ok(setrlimit(
+        resource,
+        Rlimit {
+            current: bound(*soft),
+            maximum: bound(*hard),
+        },
+    )?)
+}
+
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name {
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        _ => return None,
+    })
+}
+
+fn exec(socket: &OwnedFd, state: &State, argv: &[String], env: Vec<(String, String)>) -> i32 {
+    let stubs = state.stubs.clone();
+    let home = state.user.as_ref().map_or("/", |user| user.home.as_str());
+    if let Err(error) = standard_streams(state) {
+        report(
+            socket,
+            &Report::Failed {
+                message: format!("connect the output: {error}"),
+                stubs,
+            },
+        );
+        return 125;
+    }
+    umask(Mode::from_raw_mode(0o022));
+    report(socket, &Report::Ready { stubs });
+    let error = become_command(argv, env, home);
+    let program = argv.first().map_or("", String::as_str);
+    let (code, message) = match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR) if !program.contains('/') => (
+            127,
+            format!("exec: {program:?}: executable file not found in $PATH"),
+        ),
+        Some(libc::ENOENT | libc::ENOTDIR) => {
+            (127, format!("exec: {program:?}: no such file or directory"))
+        }
+        _ => (126, format!("exec: {program:?}: {}", plain(&error))),
+    };
+    report(socket, &Report::NotExecuted { code, message });
+    code
+}
+
+/// The system's words for an error, without the number that Rust adds.
+fn plain(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error")
+        .next()
+        .unwrap_or_default()
+        .to_lowercase()
+}
+
+fn standard_streams(state: &State) -> io::Result<()> {
+    let null = openat(
+        CWD,
+        "/dev/null",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    sys::duplicate_to(null.as_fd(), 0)?;
+    sys::duplicate_to(state.slot(STDOUT)?, 1)?;
+    sys::duplicate_to(state.slot(STDERR)?, 2)?;
+    sys::close_from_on_exec(3)
+}
+
+/// Where programs are looked for when the environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+fn become_command(argv: &[String], mut env: Vec<(String, String)>, home: &str) -> io::Error {
+    let path = env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH")
+        .map_or(DEFAULT_PATH, |(_, value)| value)
+        .to_owned();
+    if !env
+        .iter()
+        .any(|(name, value)| name == "HOME" && !value.is_empty())
+    {
+        env.retain(|(name, _)| name != "HOME");
+        env.push(("HOME".into(), home.into()));
+    }
+    let strings = |list: Vec<String>| {
+        list.into_iter()
+            .map(CString::new)
+            .collect::<Result<Vec<_>, _>>()
+    };
+    let env = strings(
+        env.into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect(),
+    );
+    let (Ok(argv_c), Ok(env)) = (strings(argv.to_vec()), env) else {
+        return io::ErrorKind::InvalidInput.into();
+    };
+    let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
+        return io::ErrorKind::NotFound.into();
+    };
+    if program.contains('/') {
+        return sys::exec(&argv_c[0], &argv_c, &env);
+    }
+    let mut last = io::Error::from_raw_os_error(libc::ENOENT);
+    for directory in path.split(':') {
+        let directory = if directory.is_empty() { "." } else { directory };
+        let Ok(file) = CString::new(format!("{directory}/{program}")) else {
+            continue;
+        };
+        let error = sys::exec(&file, &argv_c, &env);
+        if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
+            last = error;
+        }
+    }
+    last
+}

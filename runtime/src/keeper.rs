@@ -1,0 +1,158 @@
+//! The keeper: a small single-threaded process that starts the steps of a build and outlives none of them.
+//!
+//! It is process 1 of a pid namespace in which all steps live, so its end, for whatever reason, is theirs. It holds
+//! one socket to the builder and one for each step; when the other side of either closes, be it on purpose or because
+//! the builder was killed, what hangs on it is killed.
+//!
+//! It is executed anew from a read-only mount of this very program: its memory is small and cheap to fork, it has no
+//! threads and none of the builder's descriptors, and a step that executes `/proc/self/exe` finds a file that it cannot
+//! write (CVE-2019-5736).
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::FdFlags;
+use rustix::process::{Signal, WaitOptions, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use crate::init::{self, Report};
+use crate::sys::{self, Cloned};
+use crate::wire;
+
+/// The name by which a process knows that it is the keeper.
+pub(crate) const NAME: &str = "lapstrake-keeper";
+/// The keeper's socket to the builder.
+pub(crate) const SOCKET: i32 = 3;
+
+/// Asks for a new process. Descriptors: the step's socket, and its control group if it has one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Request {
+    /// `CLONE_NEW*`.
+    pub(crate) namespaces: u64,
+}
+
+struct Child {
+    pid: i32,
+    pidfd: OwnedFd,
+    socket: OwnedFd,
+    killed: bool,
+}
+
+/// Serves until the builder is gone.
+pub(crate) fn main() -> ! {
+    let served = sys::inherited(SOCKET).and_then(|socket| serve(&socket));
+    sys::exit(if served.is_ok() { 0 } else { 1 })
+}
+
+fn serve(builder: &OwnedFd) -> io::Result<()> {
+    detach(builder)?;
+    let mut children: Vec<Child> = Vec::new();
+    loop {
+        let ready = wait(builder, &children)?;
+        for (child, abandoned) in children.iter_mut().zip(&ready.abandoned) {
+            if *abandoned && !child.killed {
+                child.killed = true;
+                let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+            }
+        }
+        reap(&mut children);
+        if ready.builder {
+            match wire::take::<Request>(builder)? {
+                Some((request, fds)) => children.extend(start(&request, fds)),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Away from everything of the builder but the socket: its terminal, where an interrupt is for the builder to handle;
+/// its output, which a reader would wait for; its directory.
+fn detach(builder: &OwnedFd) -> io::Result<()> {
+    sys::reset_signals();
+    rustix::io::fcntl_setfd(builder, FdFlags::CLOEXEC)?;
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/")?;
+    let null = openat(
+        CWD,
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    (0..=2).try_for_each(|number| sys::duplicate_to(null.as_fd(), number))
+}
+
+struct Ready {
+    builder: bool,
+    /// For each child: the caller gave it up.
+    abandoned: Vec<bool>,
+}
+
+fn wait(builder: &OwnedFd, children: &[Child]) -> io::Result<Ready> {
+    let mut fds = vec![PollFd::new(builder, PollFlags::IN)];
+    for child in children {
+        fds.push(PollFd::new(&child.pidfd, PollFlags::IN));
+        // Its other side being closed is reported without being asked for, and again and again.
+        match child.killed {
+            true => fds.push(PollFd::new(&child.pidfd, PollFlags::empty())),
+            false => fds.push(PollFd::new(&child.socket, PollFlags::RDHUP)),
+        }
+    }
+    rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+    let ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    let (first, rest) = fds.split_at(1);
+    Ok(Ready {
+        builder: first.iter().any(ready),
+        abandoned: rest
+            .chunks(2)
+            .map(|pair| pair.iter().skip(1).any(ready))
+            .collect(),
+    })
+}
+
+fn start(request: &Request, fds: Vec<OwnedFd>) -> Option<Child> {
+    let mut fds = fds.into_iter();
+    let socket = fds.next()?;
+    let cgroup = fds.next();
+    match sys::clone_process(request.namespaces, cgroup.as_ref().map(AsFd::as_fd)) {
+        Ok(Cloned::Child) => init::main(&socket),
+        Ok(Cloned::Parent(pidfd, pid)) => Some(Child {
+            pid,
+            pidfd,
+            socket,
+            killed: false,
+        }),
+        Err(error) => {
+            let message = format!("start a process in new namespaces: {error}");
+            let _ = wire::put(
+                &socket,
+                &Report::Failed {
+                    message,
+                    stubs: Vec::new(),
+                },
+                &[],
+            );
+            None
+        }
+    }
+}
+
+/// Waits for whoever ended, and tells the callers of those that were steps. Others are orphans of helpers that went into
+/// the background; they come to process 1.
+fn reap(children: &mut Vec<Child>) {
+    while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        let Some(index) = children
+            .iter()
+            .position(|child| child.pid == pid.as_raw_nonzero().get())
+        else {
+            continue;
+        };
+        let child = children.swap_remove(index);
+        let report = Report::Exited {
+            code: status.exit_status(),
+            signal: status.terminating_signal(),
+        };
+        let _ = wire::put(&child.socket, &report, &[]);
+    }
+}

@@ -1,0 +1,438 @@
+//! From a [`RunSpec`] to the list of steps that a new process takes: a pure function.
+//!
+//! Order matters in a few places, and the reasons stand where the steps are put. The list is data, so that
+//! `testdata/steps` can pin it and one place ([`crate::init`]) interprets it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::spec::{Access, Limits, MountKind, Network, RunSpec, Security};
+
+/// Index of a descriptor that travels with the steps.
+pub(crate) type Slot = usize;
+
+/// Standard output of the command.
+pub(crate) const STDOUT: Slot = 0;
+/// Standard error of the command.
+pub(crate) const STDERR: Slot = 1;
+/// The first slot of [`Plan::resources`].
+pub(crate) const FIRST: Slot = 2;
+
+/// What of the host a plan depends on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// Everything happens in a user namespace: no device nodes, overlay attributes as `user.*`.
+    pub(crate) user_namespace: bool,
+    /// Only one id is mapped: no other owner, no supplementary groups.
+    pub(crate) single_id: bool,
+}
+
+/// Steps, and the descriptors they refer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// A network namespace of its own, new, in addition to the namespaces that every step has.
+    pub(crate) new_network: bool,
+    /// Slot [`FIRST`] and following.
+    pub(crate) resources: Vec<Resource>,
+    /// In order.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// Something that the parent opens and the child uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Resource {
+    /// A detached clone of a tree of mounts.
+    Tree(PathBuf),
+    /// An anonymous file.
+    Bytes(Vec<u8>),
+    /// A network namespace behind `pasta`.
+    Network(PathBuf),
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Step {
+    /// An empty session keyring, so that none of the builder's keys is visible.
+    Keyring,
+    /// The control group of this process becomes the root of what it sees.
+    CgroupNamespace,
+    /// Loopback of a new network namespace comes up.
+    Loopback,
+    /// Into an existing network namespace.
+    JoinNetwork(Slot),
+    /// Name of the host.
+    Hostname(String),
+    /// The overlay becomes the new root.
+    Root {
+        lowers: Vec<PathBuf>,
+        upper: PathBuf,
+        work: PathBuf,
+        user_xattrs: bool,
+    },
+    /// `/proc`.
+    Proc,
+    /// A minimal `/dev` with its own `pts`, `shm` and `mqueue`.
+    Dev {
+        bind_nodes: bool,
+        tty_group: bool,
+        shm: u64,
+    },
+    /// `/sys`.
+    Sys { writable: bool },
+    /// All devices of the host, in `/dev`.
+    HostDevices,
+    /// A file in memory, read-only.
+    File {
+        target: String,
+        content: Slot,
+        mode: u32,
+        uid: u32,
+        gid: u32,
+        exec: bool,
+    },
+    /// A tree of the host.
+    Bind {
+        target: String,
+        source: Slot,
+        readonly: bool,
+    },
+    /// A path of another overlay.
+    View {
+        target: String,
+        lowers: Vec<PathBuf>,
+        source: String,
+        readonly: bool,
+        scratch: PathBuf,
+        user_xattrs: bool,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        target: String,
+        size: Option<u64>,
+        mode: u32,
+    },
+    /// Paths of `/proc` and `/sys` that tell of or act on the host.
+    Protect {
+        masked: Vec<String>,
+        readonly: Vec<String>,
+    },
+    /// The new root becomes the only one.
+    Pivot,
+    /// Resource limits: name of the resource, soft, hard.
+    Ulimits(Vec<(String, i64, i64)>),
+    /// Who runs the command.
+    User { user: String, groups: bool },
+    /// Where it runs.
+    Cwd(String),
+    /// The filter of system calls.
+    Seccomp,
+    /// Drops to the user and to this set of capabilities; `None` keeps all.
+    Privileges { capabilities: Option<u64> },
+    /// Becomes the command.
+    Exec {
+        argv: Vec<String>,
+        env: Vec<(String, String)>,
+    },
+}
+
+impl Step {
+    /// What it does, for messages.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Step::Keyring => "make a session keyring".into(),
+            Step::CgroupNamespace => "make a control group namespace".into(),
+            Step::Loopback => "bring up the loopback interface".into(),
+            Step::JoinNetwork(_) => "join the network".into(),
+            Step::Hostname(name) => format!("set the host name {name:?}"),
+            Step::Root { .. } => "mount overlay".into(),
+            Step::Proc => "mount /proc".into(),
+            Step::Dev { .. } => "mount /dev".into(),
+            Step::Sys { .. } => "mount /sys".into(),
+            Step::HostDevices => "add the devices of the host".into(),
+            Step::File { target, .. } | Step::Bind { target, .. } | Step::View { target, .. } => {
+                format!("mount {target}")
+            }
+            Step::Tmpfs { target, .. } => format!("mount tmpfs on {target}"),
+            Step::Protect { .. } => "protect /proc and /sys".into(),
+            Step::Pivot => "change the root".into(),
+            Step::Ulimits(_) => "set resource limits".into(),
+            Step::User { user, .. } => format!("resolve user {user:?}"),
+            Step::Cwd(path) => format!("change to working directory {path:?}"),
+            Step::Seccomp => "load the filter of system calls".into(),
+            Step::Privileges { .. } => "drop privileges".into(),
+            Step::Exec { .. } => "run the command".into(),
+        }
+    }
+}
+
+/// Files that Docker, containerd or podman mask.
+const MASKED: [&str; 15] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/dev/block",
+    "/sys/devices/system/cpu/*/thermal_throttle",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+];
+
+/// Trees of `/proc` that stay visible and cannot be written.
+const READONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// Computes the steps of `spec` on `host`.
+pub(crate) fn plan(spec: &RunSpec, host: Host) -> Result<Plan, Error> {
+    check(spec)?;
+    let mut plan = Plan {
+        new_network: spec.network == Network::None,
+        resources: Vec::new(),
+        steps: Vec::new(),
+    };
+    plan.namespaces(spec);
+    plan.file_systems(spec, host);
+    plan.mounts(spec, host)?;
+    plan.confinement(spec, host);
+    Ok(plan)
+}
+
+impl Plan {
+    fn slot(&mut self, resource: Resource) -> Slot {
+        self.resources.push(resource);
+        FIRST + self.resources.len() - 1
+    }
+
+    fn namespaces(&mut self, spec: &RunSpec) {
+        self.steps.extend([Step::Keyring, Step::CgroupNamespace]);
+        match &spec.network {
+            Network::None => self.steps.push(Step::Loopback),
+            Network::Host => {}
+            Network::Isolated { pasta } => {
+                let slot = self.slot(Resource::Network(pasta.clone()));
+                self.steps.push(Step::JoinNetwork(slot));
+            }
+        }
+        self.steps
+            .push(Step::Hostname(spec.process.hostname.clone()));
+    }
+
+    fn file_systems(&mut self, spec: &RunSpec, host: Host) {
+        let insecure = spec.security == Security::Insecure;
+        self.steps.push(Step::Root {
+            lowers: spec.root.lowers.clone(),
+            upper: spec.root.upper.clone(),
+            work: spec.root.work.clone(),
+            user_xattrs: host.user_namespace,
+        });
+        self.steps.push(Step::Proc);
+        self.steps.push(Step::Dev {
+            bind_nodes: host.user_namespace,
+            tty_group: !host.single_id,
+            shm: spec.limits.shm_size.unwrap_or(Limits::DEFAULT_SHM),
+        });
+        // After JoinNetwork: a sysfs shows the network namespace of who mounts it.
+        self.steps.push(Step::Sys { writable: insecure });
+        if insecure {
+            self.steps.push(Step::HostDevices);
+        }
+        for (target, text) in [
+            ("/etc/resolv.conf", &spec.resolv_conf),
+            ("/etc/hosts", &spec.hosts),
+        ] {
+            let content = self.slot(Resource::Bytes(text.clone().into_bytes()));
+            self.steps.push(Step::File {
+                target: target.into(),
+                content,
+                mode: 0o644,
+                uid: 0,
+                gid: 0,
+                exec: false,
+            });
+        }
+    }
+
+    fn mounts(&mut self, spec: &RunSpec, host: Host) -> Result<(), Error> {
+        let mut mounts: Vec<(String, &MountKind)> = Vec::new();
+        for mount in &spec.mounts {
+            let target = clean(&mount.target);
+            check_target(&mount.target, &target)?;
+            match mounts.iter_mut().find(|(other, _)| *other == target) {
+                Some(same) => same.1 = &mount.kind,
+                None => mounts.push((target, &mount.kind)),
+            }
+        }
+        mounts.sort_by(|a, b| a.0.split('/').cmp(b.0.split('/')));
+        for (target, kind) in mounts {
+            let step = self.mount(target, kind, host);
+            self.steps.push(step);
+        }
+        Ok(())
+    }
+
+    fn mount(&mut self, target: String, kind: &MountKind, host: Host) -> Step {
+        match kind {
+            MountKind::Bind { source, readonly } => Step::Bind {
+                target,
+                source: self.slot(Resource::Tree(source.clone())),
+                readonly: *readonly,
+            },
+            MountKind::Socket { path } => Step::Bind {
+                target,
+                source: self.slot(Resource::Tree(path.clone())),
+                readonly: false,
+            },
+            MountKind::View {
+                lowers,
+                source,
+                access,
+                scratch,
+            } => Step::View {
+                target,
+                lowers: lowers.clone(),
+                source: source.clone(),
+                readonly: *access == Access::ReadOnly,
+                scratch: scratch.clone(),
+                user_xattrs: host.user_namespace,
+            },
+            MountKind::Tmpfs { size, mode } => Step::Tmpfs {
+                target,
+                size: *size,
+                mode: mode.unwrap_or(0o1777),
+            },
+            MountKind::File {
+                content,
+                mode,
+                uid,
+                gid,
+            } => {
+                let content = self.slot(Resource::Bytes(content.clone()));
+                Step::File {
+                    target,
+                    content,
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                    exec: true,
+                }
+            }
+        }
+    }
+
+    fn confinement(&mut self, spec: &RunSpec, host: Host) {
+        let sandbox = spec.security == Security::Sandbox;
+        if sandbox {
+            // After the mounts of the caller, so that none of them uncovers what is hidden.
+            self.steps.push(Step::Protect {
+                masked: MASKED.map(String::from).into(),
+                readonly: READONLY.map(String::from).into(),
+            });
+        }
+        self.steps.push(Step::Pivot);
+        let ulimits = spec.limits.ulimits.iter();
+        self.steps.push(Step::Ulimits(
+            ulimits
+                .map(|limit| (limit.name.clone(), limit.soft, limit.hard))
+                .collect(),
+        ));
+        // After Pivot: names are those of the image. Cwd before Privileges: it may have to be created.
+        self.steps.push(Step::User {
+            user: spec.process.user.clone(),
+            groups: !host.single_id,
+        });
+        self.steps.push(Step::Cwd(spec.process.cwd.clone()));
+        if sandbox {
+            // Before Privileges: without no_new_privs, loading a filter needs a capability that is dropped there.
+            self.steps.push(Step::Seccomp);
+        }
+        self.steps.push(Step::Privileges {
+            capabilities: sandbox.then_some(crate::caps::DEFAULT),
+        });
+        self.steps.push(Step::Exec {
+            argv: spec.process.argv.clone(),
+            env: spec.process.env.clone(),
+        });
+    }
+}
+
+fn check(spec: &RunSpec) -> Result<(), Error> {
+    if spec.process.argv.is_empty() {
+        return Err(Error::Invalid(
+            "run an empty command: name a program".into(),
+        ));
+    }
+    if !spec.process.cwd.starts_with('/') {
+        return Err(Error::Invalid(format!(
+            "use working directory {:?}: it is not absolute",
+            spec.process.cwd
+        )));
+    }
+    let words = spec.process.argv.iter().chain(
+        spec.process
+            .env
+            .iter()
+            .flat_map(|(name, value)| [name, value]),
+    );
+    for word in words
+        .chain([&spec.process.cwd, &spec.process.user])
+        .chain(spec.mounts.iter().map(|m| &m.target))
+    {
+        if word.contains('\0') {
+            return Err(Error::Invalid(format!(
+                "pass {word:?} to a command: it contains a zero byte"
+            )));
+        }
+    }
+    if let Some((name, _)) = spec
+        .process
+        .env
+        .iter()
+        .find(|(name, _)| name.is_empty() || name.contains('='))
+    {
+        return Err(Error::Invalid(format!(
+            "set environment variable {name:?}: not a name"
+        )));
+    }
+    Ok(())
+}
+
+fn check_target(given: &str, target: &str) -> Result<(), Error> {
+    if target == "/" {
+        return Err(Error::Invalid(format!(
+            "mount onto {given:?}: the root cannot be covered"
+        )));
+    }
+    if target == "/proc" || target.starts_with("/proc/") {
+        return Err(Error::Invalid(format!(
+            "mount onto {given:?}: nothing can be mounted in /proc"
+        )));
+    }
+    Ok(())
+}
+
+/// An absolute path without `.`, `..`, empty components and a trailing `/`, by its text alone.
+fn clean(path: &str) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
