@@ -1,0 +1,463 @@
+//! What an upper folder changes in the layers below it.
+//!
+//! Overlayfs copies a file into the upper folder as soon as something *might* change it, and a directory
+//! as soon as something below it does. So what is there need not differ. The walk compares each name with what the lower layers
+//! show, passes on what differs, and removes the rest from the upper folder, which is then exactly the layer.
+//!
+//! As in BuildKit: a directory whose only difference is its time is not a change, and a directory is part of the layer if
+//! something below it is. Unlike BuildKit, an opaque directory stays opaque (it does not become a list of deletions), and
+//! content is compared even where time and size agree.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::vec::IntoIter;
+
+use rustix::fs::{AtFlags, OFlags, readlinkat, unlinkat};
+
+use crate::error::{At, shown};
+use crate::layer::lower::{Found, Lowers, Root, open_deep};
+use crate::layer::whiteout::{self, Mark, mark};
+use crate::layer::{Body, Entry};
+use crate::meta::{Kind, Meta};
+use crate::xattr::{Target, Xattrs};
+use crate::{Error, Result, dir};
+
+/// So many directories are held open; one further up is opened again when the walk returns to it.
+const OPEN_LEVELS: usize = 48;
+
+/// What the walk compares with.
+pub(crate) enum Against {
+    /// The layers below. What does not differ from them is removed from the folder.
+    Lowers(Lowers),
+    /// Nothing: the folder is a finished layer, and everything in it counts.
+    Nothing,
+}
+
+/// Walks a folder in overlay form and yields the entries of the layer: directories before what is in
+/// them, names in the order of their bytes.
+pub(crate) struct Diff {
+    path: PathBuf,
+    root: OwnedFd,
+    against: Against,
+    /// The path of the directory where the walk stands.
+    here: Vec<u8>,
+    levels: Vec<Level>,
+    ready: VecDeque<Entry>,
+    /// The first path of each file that has several.
+    links: HashMap<(u64, u64), Vec<u8>>,
+}
+
+/// A directory on the way from the root to where the walk stands.
+struct Level {
+    fd: Option<OwnedFd>,
+    names: IntoIter<CString>,
+    /// How long the path of the parent is.
+    parent_len: usize,
+    name: CString,
+    meta: Meta,
+    lowers: Vec<usize>,
+    /// The directory's own entry, as long as nothing says that it is part of the layer.
+    pending: Option<Entry>,
+    removed_some: bool,
+}
+
+impl Diff {
+    pub(crate) fn new(path: &Path, against: Against) -> Result<Self> {
+        let root = dir::open(path).at("open", path)?;
+        let meta = dir::stat(&root).at("stat", path)?;
+        let lowers = match &against {
+            Against::Lowers(lowers) => lowers.all(),
+            Against::Nothing => Vec::new(),
+        };
+        let names = dir::sorted_names(root.as_fd()).at("list", path)?;
+        let top = Level {
+            fd: None,
+            names: names.into_iter(),
+            parent_len: 0,
+            name: CString::default(),
+            meta,
+            lowers,
+            pending: None,
+            removed_some: false,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            root,
+            against,
+            here: Vec::new(),
+            levels: vec![top],
+            ready: VecDeque::new(),
+            links: HashMap::new(),
+        })
+    }
+
+    fn advance(&mut self) -> Result<Option<Entry>> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                return Ok(Some(entry));
+            }
+            let Some(level) = self.levels.last_mut() else {
+                return Ok(None);
+            };
+            match level.names.next() {
+                Some(name) => {
+                    let path = self.child_path(&name);
+                    self.visit(&name, &path)
+                        .map_err(|error| self.named(error, &path))?;
+                }
+                None => self
+                    .leave()
+                    .map_err(|error| self.named(error, &self.here))?,
+            }
+        }
+    }
+
+    fn child_path(&self, name: &CStr) -> Vec<u8> {
+        let mut path = self.here.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.to_bytes());
+        path
+    }
+
+    fn named(&self, failure: Failure, path: &[u8]) -> Error {
+        match failure {
+            Failure::Io(error) => {
+                Error::io("commit", &self.path.join(OsStr::from_bytes(path)), error)
+            }
+            Failure::Refused(reason) => Error::Archive {
+                entry: shown(path),
+                reason: reason.to_owned(),
+            },
+        }
+    }
+
+    /// The directory where the walk stands.
+    fn dir(&mut self) -> io::Result<BorrowedFd<'_>> {
+        let Some(level) = self.levels.last_mut() else {
+            return Ok(self.root.as_fd());
+        };
+        if level.fd.is_none() {
+            level.fd = Some(open_deep(self.root.as_fd(), &self.here, dir::DIRECTORY)?);
+        }
+        Ok(level.fd.as_ref().map_or(self.root.as_fd(), AsFd::as_fd))
+    }
+
+    fn visit(&mut self, name: &CStr, path: &[u8]) -> Result<(), Failure> {
+        let Some(meta) = dir::lookup(self.dir()?, name)? else {
+            return Err(Failure::Refused("it vanished while the layer was read"));
+        };
+        match mark(name.to_bytes()) {
+            Mark::None => {}
+            Mark::Ignored => return self.discard(name, &meta),
+            _ => {
+                return Err(Failure::Refused(
+                    "a name in a layer may not begin with .wh.",
+                ));
+            }
+        }
+        match meta.kind {
+            Kind::Socket => self.discard(name, &meta),
+            Kind::Dir => self.visit_dir(name, path, meta),
+            Kind::Char if meta.is_whiteout() => self.visit_whiteout(name, path, meta),
+            _ => self.visit_other(name, path, meta),
+        }
+    }
+
+    fn below(&self, path: &[u8]) -> io::Result<Found> {
+        match (&self.against, self.levels.last()) {
+            (Against::Lowers(lowers), Some(level)) => lowers.find(&level.lowers, path),
+            _ => Ok(Found::Nothing),
+        }
+    }
+
+    fn is_final(&self) -> bool {
+        matches!(self.against, Against::Nothing)
+    }
+
+    fn visit_whiteout(&mut self, name: &CStr, path: &[u8], meta: Meta) -> Result<(), Failure> {
+        if !self.is_final() && matches!(self.below(path)?, Found::Nothing) {
+            return self.discard(name, &meta);
+        }
+        self.emit(path, meta, Body::Whiteout, Some(Xattrs::new()));
+        Ok(())
+    }
+
+    fn visit_other(&mut self, name: &CStr, path: &[u8], meta: Meta) -> Result<(), Failure> {
+        if let Found::Other(layer, lower) = self.below(path)?
+            && self.is_same(name, path, &meta, layer, &lower)?
+        {
+            return self.discard(name, &meta);
+        }
+        let body = match meta.kind {
+            Kind::File => match self.first_name(path, &meta) {
+                Some(first) => Body::HardLink(first),
+                None => Body::File,
+            },
+            Kind::Symlink => {
+                let target = readlinkat(self.dir()?, name, Vec::new()).map_err(io::Error::from)?;
+                Body::Symlink(target.into_bytes())
+            }
+            _ => Body::Node,
+        };
+        let xattrs = match body {
+            // Read with the content, from the file's descriptor.
+            Body::File => None,
+            Body::HardLink(_) => Some(Xattrs::new()),
+            _ => Some(Target::Named(self.dir()?, name).kept()?),
+        };
+        self.emit(path, meta, body, xattrs);
+        Ok(())
+    }
+
+    /// The path under which this file is in the layer already, if it is.
+    fn first_name(&mut self, path: &[u8], meta: &Meta) -> Option<Vec<u8>> {
+        if meta.nlink < 2 {
+            return None;
+        }
+        let id = (meta.dev, meta.ino);
+        if let Some(first) = self.links.get(&id) {
+            return Some(first.clone());
+        }
+        self.links.insert(id, path.to_vec());
+        None
+    }
+
+    fn visit_dir(&mut self, name: &CStr, path: &[u8], meta: Meta) -> Result<(), Failure> {
+        let fd = dir::open_child(self.dir()?, name)?;
+        let target = Target::Open(fd.as_fd());
+        for redirect in [c"trusted.overlay.redirect", c"user.overlay.redirect"] {
+            if target.get(redirect)?.is_some() {
+                return Err(Failure::Refused("it was made on a mount with redirect_dir"));
+            }
+        }
+        let marked = whiteout::is_opaque(&fd)?;
+        let xattrs = target.kept()?;
+        let (lowers, lower) = match self.below(path)? {
+            Found::Dir(lowers, lower) => (lowers, Some(lower)),
+            _ => (Vec::new(), None),
+        };
+        let mut opaque = marked.is_some();
+        if let (Some(kind), None, false) = (marked, &lower, self.is_final()) {
+            rustix::fs::fremovexattr(&fd, kind.opaque()).map_err(io::Error::from)?;
+            opaque = false;
+        }
+        let changed = match &lower {
+            Some(lower) if !opaque => {
+                !same_owner(&meta, lower) || self.lower_xattrs(lowers[0], path)? != xattrs
+            }
+            _ => true,
+        };
+        let entry = Entry {
+            path: path.to_vec(),
+            meta,
+            body: Body::Dir { opaque },
+            xattrs: Some(xattrs),
+        };
+        let pending = if changed {
+            self.emit_entry(entry);
+            None
+        } else {
+            Some(entry)
+        };
+        let lowers = if opaque { Vec::new() } else { lowers };
+        self.enter(fd, name, path, meta, lowers, pending)?;
+        Ok(())
+    }
+
+    fn lower_xattrs(&self, layer: usize, path: &[u8]) -> io::Result<Xattrs> {
+        let Against::Lowers(lowers) = &self.against else {
+            return Ok(Xattrs::new());
+        };
+        let lower = lowers.root(layer).open(path, dir::DIRECTORY)?;
+        Target::Open(lower.as_fd()).kept()
+    }
+
+    fn enter(
+        &mut self,
+        fd: OwnedFd,
+        name: &CStr,
+        path: &[u8],
+        meta: Meta,
+        lowers: Vec<usize>,
+        pending: Option<Entry>,
+    ) -> io::Result<()> {
+        let names = dir::sorted_names(fd.as_fd())?.into_iter();
+        let parent_len = self.here.len();
+        self.here = path.to_vec();
+        let name = name.to_owned();
+        let fd = Some(fd);
+        let removed_some = false;
+        self.levels.push(Level {
+            fd,
+            names,
+            parent_len,
+            name,
+            meta,
+            lowers,
+            pending,
+            removed_some,
+        });
+        if let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS) {
+            self.levels[far].fd = None;
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), Failure> {
+        let removed_some = self.levels.last().is_some_and(|level| level.removed_some);
+        if removed_some {
+            let times = self
+                .levels
+                .last()
+                .map(|level| level.meta.mtime.as_timestamps());
+            if let Some(times) = times {
+                rustix::fs::futimens(self.dir()?, &times).map_err(io::Error::from)?;
+            }
+        }
+        let Some(level) = self.levels.pop() else {
+            return Ok(());
+        };
+        self.here.truncate(level.parent_len);
+        if level.pending.is_some() {
+            self.discard(&level.name, &level.meta)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is not part of the layer.
+    fn discard(&mut self, name: &CStr, meta: &Meta) -> Result<(), Failure> {
+        if self.is_final() {
+            return Ok(());
+        }
+        let flags = if meta.is_dir() {
+            AtFlags::REMOVEDIR
+        } else {
+            AtFlags::empty()
+        };
+        unlinkat(self.dir()?, name, flags).map_err(io::Error::from)?;
+        if let Some(level) = self.levels.last_mut() {
+            level.removed_some = true;
+        }
+        Ok(())
+    }
+
+    fn emit(&mut self, path: &[u8], meta: Meta, body: Body, xattrs: Option<Xattrs>) {
+        self.emit_entry(Entry {
+            path: path.to_vec(),
+            meta,
+            body,
+            xattrs,
+        });
+    }
+
+    /// The directories above a change are part of the layer.
+    fn emit_entry(&mut self, entry: Entry) {
+        for level in &mut self.levels {
+            self.ready.extend(level.pending.take());
+        }
+        self.ready.push_back(entry);
+    }
+
+    fn is_same(
+        &mut self,
+        name: &CStr,
+        path: &[u8],
+        upper: &Meta,
+        layer: usize,
+        lower: &Meta,
+    ) -> io::Result<bool> {
+        let facts = |meta: &Meta| (meta.kind, meta.size, meta.mtime, meta.rdev);
+        if !same_owner(upper, lower) || facts(upper) != facts(lower) {
+            return Ok(false);
+        }
+        let dir = open_deep(self.dir()?, b"", dir::DIRECTORY)?;
+        let Against::Lowers(lowers) = &self.against else {
+            return Ok(false);
+        };
+        let lower = lowers.root(layer);
+        match upper.kind {
+            Kind::File => same_file(&dir, name, path, lower),
+            _ => same_special(&dir, name, path, lower, upper.kind),
+        }
+    }
+}
+
+impl Iterator for Diff {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Result<Entry>> {
+        self.advance().transpose()
+    }
+}
+
+/// Why a name cannot be visited.
+enum Failure {
+    Io(io::Error),
+    Refused(&'static str),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+fn same_owner(upper: &Meta, lower: &Meta) -> bool {
+    (upper.mode, upper.uid, upper.gid) == (lower.mode, lower.uid, lower.gid)
+}
+
+fn same_file(dir: &OwnedFd, name: &CStr, path: &[u8], lower: &Root) -> io::Result<bool> {
+    let upper = open_deep(dir.as_fd(), name.to_bytes(), OFlags::RDONLY)?;
+    let lower = lower.open(path, OFlags::RDONLY)?;
+    if Target::Open(upper.as_fd()).kept()? != Target::Open(lower.as_fd()).kept()? {
+        return Ok(false);
+    }
+    same_bytes(upper.into(), lower.into())
+}
+
+fn same_bytes(mut a: std::fs::File, mut b: std::fs::File) -> io::Result<bool> {
+    use std::io::Read;
+    const CHUNK: usize = 64 << 10;
+    let mut left = vec![0; CHUNK];
+    let mut right = vec![0; CHUNK];
+    loop {
+        let len = a.read(&mut left)?;
+        if len == 0 {
+            return Ok(b.read(&mut right)? == 0);
+        }
+        match b.read_exact(&mut right[..len]) {
+            Ok(()) if left[..len] == right[..len] => {}
+            Ok(()) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn same_special(
+    dir: &OwnedFd,
+    name: &CStr,
+    path: &[u8],
+    lower: &Root,
+    kind: Kind,
+) -> io::Result<bool> {
+    let (parent, base) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (&b""[..], path),
+    };
+    let lower = lower.open(parent, dir::DIRECTORY)?;
+    let base = CString::new(base)?;
+    if kind == Kind::Symlink
+        && readlinkat(dir, name, Vec::new())? != readlinkat(&lower, &base, Vec::new())?
+    {
+        return Ok(false);
+    }
+    let upper = Target::Named(dir.as_fd(), name).kept()?;
+    Ok(upper == Target::Named(lower.as_fd(), &base).kept()?)
+}

@@ -1,0 +1,317 @@
+//! Entries into tar bytes, and both digests of them, with every file read once.
+//!
+//! ```text
+//! walk -> jobs (some files, or one large) -> workers: read, blake3, tar bytes -> in order: sha256, output
+//! ```
+//!
+//! The walk, the workers and the hashing run at the same time and the queues between them are short, so that
+//! memory stays flat however large the layer is. A small layer is done by the calling thread alone.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::buffer::spare_capacity;
+use rustix::fs::OFlags;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{At, shown};
+use crate::facts::{self, Held};
+use crate::layer::lower::open_deep;
+use crate::layer::{Body, Entry, header};
+use crate::xattr::{Target, Xattrs};
+use crate::{Content, DiffId, Digest, Error, Result};
+
+/// A job is full with so many entries, or so many bytes of content.
+const JOB_ENTRIES: usize = 256;
+const JOB_BYTES: u64 = 512 << 10;
+/// A larger file is a job of its own, read in pieces of this size.
+const PIECE: usize = 512 << 10;
+/// So many jobs may wait, and so many pieces of each.
+const QUEUE: usize = 4;
+const MAX_WORKERS: usize = 6;
+
+/// What a stream of entries came to.
+pub(crate) struct Summary {
+    pub(crate) diff_id: DiffId,
+    pub(crate) content: Content,
+    pub(crate) size: u64,
+}
+
+/// Some tar bytes, and what they add to the content digest.
+#[derive(Default)]
+struct Chunk {
+    tar: Vec<u8>,
+    facts: Vec<u8>,
+}
+
+/// Entries that are read together.
+#[derive(Default)]
+struct Job {
+    entries: Vec<Entry>,
+    bytes: u64,
+}
+
+impl Job {
+    fn is_full(&self) -> bool {
+        self.entries.len() >= JOB_ENTRIES || self.bytes >= JOB_BYTES
+    }
+}
+
+/// Writes the tar of `entries`, whose files are below `path`, and hashes it.
+pub(crate) fn run(
+    entries: impl Iterator<Item = Result<Entry>> + Send,
+    path: &Path,
+    root: &OwnedFd,
+    out: &mut dyn Write,
+) -> Result<Summary> {
+    let mut entries = entries;
+    let mut sums = Sums {
+        tar: Sha256::new(),
+        content: blake3::Hasher::new(),
+        size: 0,
+        out,
+    };
+    let encoder = Encoder {
+        path,
+        root: root.as_fd(),
+    };
+    let (first, more) = next_job(&mut entries)?;
+    if more {
+        parallel(first, entries, encoder, &mut sums)?;
+    } else {
+        encoder.encode(&first, &mut |chunk| sums.add(&chunk).map(Some))?;
+    }
+    sums.add(&Chunk {
+        tar: header::END.to_vec(),
+        facts: Vec::new(),
+    })?;
+    Ok(Summary {
+        diff_id: DiffId(Digest::from_bytes(sums.tar.finalize().into())),
+        content: Content(*sums.content.finalize().as_bytes()),
+        size: sums.size,
+    })
+}
+
+/// The next entries, and whether there may be more.
+fn next_job(entries: &mut impl Iterator<Item = Result<Entry>>) -> Result<(Job, bool)> {
+    let mut job = Job::default();
+    while !job.is_full() {
+        let Some(entry) = entries.next().transpose()? else {
+            return Ok((job, false));
+        };
+        if matches!(entry.body, Body::File) {
+            job.bytes += entry.meta.size;
+        }
+        job.entries.push(entry);
+    }
+    Ok((job, true))
+}
+
+type Chunks = Receiver<Result<Chunk>>;
+/// A job, and where its chunks go.
+type Ticket = (Job, SyncSender<Result<Chunk>>);
+
+fn parallel(
+    first: Job,
+    mut entries: impl Iterator<Item = Result<Entry>> + Send,
+    encoder: Encoder<'_>,
+    sums: &mut Sums<'_>,
+) -> Result<()> {
+    let (job_sender, job_receiver) = sync_channel(QUEUE);
+    let (order_sender, order) = sync_channel::<Chunks>(QUEUE);
+    let job_receiver = Mutex::new(job_receiver);
+    let workers = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .clamp(2, MAX_WORKERS);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let mut next = Ok((first, true));
+            loop {
+                let (sender, chunks) = sync_channel(QUEUE);
+                if order_sender.send(chunks).is_err() {
+                    return;
+                }
+                let more = match next {
+                    Err(error) => return drop(sender.send(Err(error))),
+                    Ok((job, more)) => job_sender.send((job, sender)).is_ok() && more,
+                };
+                if !more {
+                    return;
+                }
+                next = next_job(&mut entries);
+            }
+        });
+        for _ in 1..workers {
+            scope.spawn(|| work(&job_receiver, encoder));
+        }
+        for chunk in order.iter().flatten() {
+            sums.add(&chunk?)?;
+        }
+        Ok(())
+    })
+}
+
+fn work(jobs: &Mutex<Receiver<Ticket>>, encoder: Encoder<'_>) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((job, sender)) = job else { return };
+        let mut send = |chunk| Ok(sender.send(Ok(chunk)).ok());
+        if let Err(error) = encoder.encode(&job, &mut send) {
+            // Nobody listens any more if another part failed first.
+            let _ = sender.send(Err(error));
+        }
+    }
+}
+
+/// Where all tar bytes pass, in order.
+struct Sums<'a> {
+    tar: Sha256,
+    content: blake3::Hasher,
+    size: u64,
+    out: &'a mut dyn Write,
+}
+
+impl Sums<'_> {
+    fn add(&mut self, chunk: &Chunk) -> Result<()> {
+        self.tar.update(&chunk.tar);
+        self.content.update(&chunk.facts);
+        self.size += chunk.tar.len() as u64;
+        self.out
+            .write_all(&chunk.tar)
+            .at("write the archive of", Path::new("a layer"))
+    }
+}
+
+/// Takes a finished chunk; none if nobody wants more.
+type Emit<'a> = dyn FnMut(Chunk) -> Result<Option<()>> + 'a;
+
+#[derive(Clone, Copy)]
+struct Encoder<'a> {
+    path: &'a Path,
+    root: BorrowedFd<'a>,
+}
+
+impl Encoder<'_> {
+    fn encode(self, job: &Job, emit: &mut Emit<'_>) -> Result<()> {
+        let mut chunk = Chunk::default();
+        for entry in &job.entries {
+            if matches!(entry.body, Body::File) {
+                let done = self
+                    .file(entry, &mut chunk, emit)
+                    .map_err(|error| match error {
+                        Failure::Io(error) => Error::io("read", &self.shown(entry), error),
+                        Failure::Other(error) => error,
+                    })?;
+                if done.is_none() {
+                    return Ok(());
+                }
+            } else {
+                header::write(&mut chunk.tar, entry);
+                write_facts(&mut chunk.facts, entry);
+            }
+        }
+        emit(chunk).map(|_| ())
+    }
+
+    fn shown(self, entry: &Entry) -> std::path::PathBuf {
+        self.path.join(shown(&entry.path))
+    }
+
+    fn file(
+        self,
+        entry: &Entry,
+        chunk: &mut Chunk,
+        emit: &mut Emit<'_>,
+    ) -> Result<Option<()>, Failure> {
+        let file = open_deep(self.root, &entry.path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let xattrs = Target::Open(file.as_fd()).kept()?;
+        let entry = Entry {
+            path: entry.path.clone(),
+            meta: entry.meta,
+            body: Body::File,
+            xattrs: Some(xattrs),
+        };
+        header::write(&mut chunk.tar, &entry);
+        let mut hasher = blake3::Hasher::new();
+        let mut left = entry.meta.size;
+        while left > 0 {
+            if chunk.tar.len() >= PIECE && emit(std::mem::take(chunk))?.is_none() {
+                return Ok(None);
+            }
+            let start = chunk.tar.len();
+            let most = left.min(PIECE as u64) as usize;
+            chunk.tar.reserve_exact(most);
+            read_piece(&file, &mut chunk.tar, most)?;
+            hasher.update(&chunk.tar[start..]);
+            left -= (chunk.tar.len() - start) as u64;
+        }
+        header::pad(&mut chunk.tar, entry.meta.size);
+        let digest = *hasher.finalize().as_bytes();
+        let held = Held::File(entry.meta.size, &digest);
+        let xattrs = entry.xattrs.unwrap_or_default();
+        facts::write(&mut chunk.facts, &entry.path, &entry.meta, &xattrs, &held);
+        Ok(Some(()))
+    }
+}
+
+enum Failure {
+    Io(io::Error),
+    Other(Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Appends exactly `most` bytes.
+fn read_piece(file: &OwnedFd, out: &mut Vec<u8>, most: usize) -> io::Result<()> {
+    let end = out.len() + most;
+    while out.len() < end {
+        let room = end - out.len();
+        let read = if out.capacity() - out.len() <= room {
+            rustix::io::read(file, spare_capacity(out))?
+        } else {
+            let start = out.len();
+            out.resize(end, 0);
+            let read = rustix::io::read(file, &mut out[start..]);
+            out.truncate(start + *read.as_ref().unwrap_or(&0));
+            read?
+        };
+        if read == 0 {
+            let text = "it became shorter while it was read";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        }
+    }
+    Ok(())
+}
+
+fn write_facts(out: &mut Vec<u8>, entry: &Entry) {
+    let none = Xattrs::new();
+    let xattrs = entry.xattrs.as_ref().unwrap_or(&none);
+    let mut add = |held: Held<'_>| facts::write(out, &entry.path, &entry.meta, xattrs, &held);
+    match &entry.body {
+        Body::HardLink(target) => add(Held::HardLink(target)),
+        Body::Symlink(target) => add(Held::Symlink(target)),
+        Body::Dir { opaque } => {
+            add(Held::Dir);
+            if *opaque {
+                add(Held::Opaque);
+            }
+        }
+        Body::Node => add(Held::Node),
+        Body::Whiteout => add(Held::Whiteout),
+        // A file's facts are written when it was read.
+        Body::File => {}
+    }
+}

@@ -1,0 +1,80 @@
+//! Why a prune never breaks a build: each process writes down what it uses.
+//!
+//! A build that learns that a layer or a blob exists, or is about to make one, first adds its name to the file `leases` in its
+//! folder below `tmp`, under the store's lock (shared, for a few microseconds). A prune takes the lock exclusively, reads
+//! the leases of the processes that live, moves away what nobody leased, and lets go. So a build waits
+//! for a prune only that long, and a prune never waits for a build to end.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::error::At;
+use crate::store::{create_file, open_lock};
+use crate::{Digest, Result};
+
+const FILE: &std::ffi::CStr = c"leases";
+
+/// What a lease is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Leased {
+    Blob(Digest),
+    Layer(Digest),
+}
+
+/// The leases of this process.
+pub(crate) struct Leases {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    lock: OwnedFd,
+    file: std::fs::File,
+    held: HashSet<Leased>,
+}
+
+impl Leases {
+    pub(crate) fn start(
+        root: &Path,
+        store: BorrowedFd<'_>,
+        session: BorrowedFd<'_>,
+    ) -> Result<Self> {
+        let lock = open_lock(root, store)?;
+        let file = create_file(session, FILE).at("create leases in", root)?;
+        let state = State {
+            lock,
+            file: file.into(),
+            held: HashSet::new(),
+        };
+        Ok(Self {
+            path: root.join("lock"),
+            state: Mutex::new(state),
+        })
+    }
+
+    /// After this returns, and as long as this process lives, the thing is not pruned if it is there.
+    pub(crate) fn take(&self, what: Leased) -> Result<()> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.held.contains(&what) {
+            return Ok(());
+        }
+        flock(&state.lock, FlockOperation::LockShared).at("lock", &self.path)?;
+        let written = state.file.write_all(line(what).as_bytes());
+        flock(&state.lock, FlockOperation::Unlock).at("unlock", &self.path)?;
+        written.at("write leases beside", &self.path)?;
+        state.held.insert(what);
+        Ok(())
+    }
+}
+
+fn line(what: Leased) -> String {
+    match what {
+        Leased::Blob(digest) => format!("b {}\n", digest.hex()),
+        Leased::Layer(digest) => format!("l {}\n", digest.hex()),
+    }
+}

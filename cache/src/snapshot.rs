@@ -1,0 +1,265 @@
+//! Writable folders over layers, and how they become layers.
+//!
+//! A snapshot has an empty upper folder, a work folder for overlayfs, and the layers below it. Who got one writes into the
+//! upper folder (through a mount, or directly in overlay form) and commits. Committing consumes the snapshot: the
+//! upper folder itself, moved, is the new layer, and nobody writes to it again.
+
+use std::ffi::CStr;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, RenameFlags, fchmod, fchown, mkdirat, openat, renameat_with};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::error::At;
+use crate::layer::diff::{Against, Diff};
+use crate::layer::lower::Lowers;
+use crate::layer::stream;
+use crate::lease::Leased;
+use crate::store::{LAYERS, c_string, create_file};
+use crate::{Content, DiffId, Error, Result, Scratch, Store, dir};
+
+/// In a layer's folder: the overlay lower directory.
+pub(crate) const TREE: &str = "fs";
+/// In a layer's folder: what is known of it.
+pub(crate) const FACTS: &CStr = c"facts";
+/// In a scratch folder: what becomes the layer's folder.
+const LAYER: &CStr = c"layer";
+
+/// A layer in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layer {
+    /// The digest of its tar.
+    pub diff_id: DiffId,
+    /// The digest of what it holds, without times.
+    pub content: Content,
+    /// The size of its tar.
+    pub size: u64,
+    /// What its archive asked for and this machine or user could not do.
+    pub omitted: Omitted,
+}
+
+/// How many entries of a layer could not be made as its archive says, for want of privilege. Only layers of other
+/// programs have such; their archive is the blob that they came in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Omitted {
+    /// Device nodes that are missing.
+    pub devices: u32,
+    /// Files that belong to another user than they should.
+    pub owners: u32,
+    /// Extended attributes that are missing.
+    pub xattrs: u32,
+}
+
+/// The file `facts` of a layer.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Facts {
+    pub(crate) content: Content,
+    pub(crate) size: u64,
+    /// Whether the folder came from an archive, which need not be of the form that is written here.
+    pub(crate) foreign: bool,
+    #[serde(default)]
+    pub(crate) omitted: Omitted,
+    /// The directories that its archive needs but does not list, escaped.
+    #[serde(default)]
+    pub(crate) implicit: Vec<String>,
+}
+
+impl Facts {
+    fn layer(&self, diff_id: DiffId) -> Layer {
+        Layer {
+            diff_id,
+            content: self.content,
+            size: self.size,
+            omitted: self.omitted,
+        }
+    }
+}
+
+/// A snapshot that is being written.
+pub struct Active {
+    /// The layers below, lowest first.
+    pub lowers: Vec<PathBuf>,
+    scratch: Scratch,
+    upper: PathBuf,
+    work: PathBuf,
+}
+
+impl Active {
+    /// The folder that takes what is written.
+    pub fn upper(&self) -> &Path {
+        &self.upper
+    }
+
+    /// The folder that overlayfs needs beside it.
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+
+    pub(crate) fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+}
+
+impl Store {
+    /// What is known of a layer, if it is there. It will not be pruned while this process lives.
+    pub fn layer(&self, diff_id: &DiffId) -> Result<Option<Layer>> {
+        Ok(self.facts(diff_id)?.map(|facts| facts.layer(*diff_id)))
+    }
+
+    /// The folder of a layer, for use as an overlay lower directory.
+    pub fn layer_dir(&self, diff_id: &DiffId) -> PathBuf {
+        self.layer_path(diff_id).join(TREE)
+    }
+
+    /// Starts an empty snapshot over layers, lowest first. Its root has owner and mode of the uppermost one's.
+    pub fn snapshot(&self, lowers: &[PathBuf]) -> Result<Active> {
+        let scratch = self.scratch()?;
+        let path = scratch.path();
+        let (upper, work) = (path.join("layer").join(TREE), path.join("work"));
+        let base = scratch.open()?;
+        for name in ["layer", "layer/fs", "work"] {
+            mkdirat(&base, name, Mode::RWXU).at("create", path)?;
+        }
+        let (mode, uid, gid) = match lowers.last() {
+            Some(lower) => {
+                let lower = dir::open(lower).and_then(dir::stat).at("open", lower)?;
+                (lower.mode, lower.uid, lower.gid)
+            }
+            None => (0o755, 0, 0),
+        };
+        let root = dir::open(&upper).at("open", &upper)?;
+        let owned = dir::stat(&root).at("stat", &upper)?;
+        if (owned.uid, owned.gid) != (uid, gid) {
+            fchown(&root, Some(user(uid)), Some(group(gid))).at("set the owner of", &upper)?;
+        }
+        fchmod(&root, Mode::from_raw_mode(mode)).at("set the mode of", &upper)?;
+        let lowers = lowers.to_vec();
+        Ok(Active {
+            lowers,
+            scratch,
+            upper,
+            work,
+        })
+    }
+
+    /// Makes a layer of what a snapshot changed. On return the layer is in the store; on failure, nothing of it.
+    pub fn commit(&self, active: Active) -> Result<Layer> {
+        let Active {
+            lowers,
+            scratch,
+            upper,
+            ..
+        } = active;
+        let root = dir::open(&upper).at("open", &upper)?;
+        let against = Against::Lowers(Lowers::new(&lowers));
+        let diff = Diff::new(&upper, against)?;
+        let summary = stream::run(diff, &upper, &root, &mut std::io::sink())?;
+        let facts = Facts {
+            content: summary.content,
+            size: summary.size,
+            foreign: false,
+            omitted: Omitted::default(),
+            implicit: Vec::new(),
+        };
+        self.publish(&scratch, &summary.diff_id, &facts)
+    }
+
+    /// Writes the tar of a layer that was made here, the same bytes as when it was committed, and returns how many. On
+    /// failure, which may come after everything was written, the output is not the layer.
+    pub fn write_layer_tar(&self, diff_id: &DiffId, out: &mut dyn Write) -> Result<u64> {
+        let Some(facts) = self.facts(diff_id)? else {
+            return Err(Error::Missing(format!("layer {diff_id}")));
+        };
+        let path = self.layer_dir(diff_id);
+        let root = dir::open(&path).at("open", &path)?;
+        let diff = Diff::new(&path, Against::Nothing)?;
+        let summary = stream::run(diff, &path, &root, out)?;
+        if summary.diff_id == *diff_id {
+            return Ok(summary.size);
+        }
+        if facts.foreign {
+            return Err(Error::Foreign(*diff_id));
+        }
+        Err(Error::Corrupt {
+            what: format!("the folder of layer {diff_id}"),
+            expected: diff_id.to_string(),
+            found: summary.diff_id.to_string(),
+        })
+    }
+
+    /// Removes a layer, whoever uses it.
+    pub fn remove_layer(&self, diff_id: &DiffId) -> Result<()> {
+        let path = self.layer_path(diff_id);
+        let layers = self.root().join(LAYERS);
+        let layers = dir::open(&layers).at("open", &layers)?;
+        let (trash, _) = self.temp_name();
+        let name = c_string(&diff_id.0.hex());
+        match rustix::fs::renameat(&layers, &name, self.temp_dir(), &trash) {
+            Ok(()) => crate::remove::remove_all(self.temp_dir(), &trash).at("remove", &path),
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(Error::io("remove", &path, error)),
+        }
+    }
+
+    /// Makes `scratch/layer`, whose tree is complete, the layer of this name.
+    pub(crate) fn publish(
+        &self,
+        scratch: &Scratch,
+        diff_id: &DiffId,
+        facts: &Facts,
+    ) -> Result<Layer> {
+        self.leases().take(Leased::Layer(diff_id.0))?;
+        let path = self.layer_path(diff_id);
+        let base = scratch.open()?;
+        write_facts(&base, facts).at("describe", &path)?;
+        let name = Path::new(LAYERS).join(diff_id.0.hex());
+        for _ in 0..2 {
+            match renameat_with(&base, LAYER, self.dir(), &name, RenameFlags::NOREPLACE) {
+                Ok(()) => return Ok(facts.layer(*diff_id)),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(Error::io("create", &path, error)),
+            }
+            if let Some(there) = self.layer(diff_id)? {
+                return Ok(there);
+            }
+            // Without its facts it is no layer.
+            self.remove_layer(diff_id)?;
+        }
+        Err(Error::io("create", &path, Errno::EXIST))
+    }
+
+    fn layer_path(&self, diff_id: &DiffId) -> PathBuf {
+        self.root().join(LAYERS).join(diff_id.0.hex())
+    }
+
+    pub(crate) fn facts(&self, diff_id: &DiffId) -> Result<Option<Facts>> {
+        self.leases().take(Leased::Layer(diff_id.0))?;
+        let name = Path::new(LAYERS).join(diff_id.0.hex()).join("facts");
+        let path = self.root().join(&name);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match openat(self.dir(), &name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => opened.at("open", &path)?,
+        };
+        crate::index::touch(&file);
+        let text = std::io::read_to_string(std::fs::File::from(file)).at("read", &path)?;
+        Ok(serde_json::from_str(&text).ok())
+    }
+}
+
+fn write_facts(base: impl AsFd, facts: &Facts) -> std::io::Result<()> {
+    let layer = dir::open_child(base, LAYER)?;
+    let file = create_file(&layer, FACTS)?;
+    std::fs::File::from(file).write_all(&serde_json::to_vec(facts)?)
+}
+
+pub(crate) fn user(uid: u32) -> rustix::fs::Uid {
+    rustix::fs::Uid::from_raw_unchecked(uid)
+}
+
+pub(crate) fn group(gid: u32) -> rustix::fs::Gid {
+    rustix::fs::Gid::from_raw_unchecked(gid)
+}

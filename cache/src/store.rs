@@ -1,0 +1,402 @@
+//! Opening a store, and the folder in it that belongs to one process.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
+
+use crate::error::At;
+use crate::lease::Leases;
+use crate::xattr::Target;
+use crate::{ChainId, Error, Result, boot, dir, remove};
+
+/// Raised when the folders or files below change their meaning; a program refuses a store with a
+/// version it does not know, and ignores folders (`layers-v2`) it does not know.
+const VERSION: &str = "lapstrake store 1";
+/// Opening a store removes what killed builds left, but not for longer than this.
+const SWEEP_TIME: Duration = Duration::from_millis(100);
+
+pub(crate) const BLOBS: &str = "blobs/sha256";
+pub(crate) const LAYERS: &str = "layers-v1";
+pub(crate) const KEYS: &str = "keys-v1";
+pub(crate) const STATS: &str = "stat-v1";
+pub(crate) const MOUNTS: &str = "mounts-v1";
+pub(crate) const REFS: &str = "refs-v1";
+pub(crate) const LOCKS: &str = "locks";
+const TMP: &str = "tmp";
+const FOLDERS: [&str; 9] = [
+    "blobs", BLOBS, LAYERS, KEYS, STATS, MOUNTS, REFS, LOCKS, TMP,
+];
+
+/// The extended attributes in which overlayfs keeps its marks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverlayXattrs {
+    /// `trusted.overlay.*`: only root of the machine may set them.
+    Trusted,
+    /// `user.overlay.*`: the mount needs the option `userxattr`.
+    User,
+}
+
+impl OverlayXattrs {
+    /// The attribute that says that nothing below a directory shows through.
+    pub fn opaque(self) -> &'static CStr {
+        match self {
+            Self::Trusted => c"trusted.overlay.opaque",
+            Self::User => c"user.overlay.opaque",
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted",
+            Self::User => "user",
+        }
+    }
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The id of the machine's current boot; by default the kernel is asked.
+    pub boot_id: Option<String>,
+}
+
+/// A store: see the crate's page. Cheap to clone; may be used by several threads, and the same folder by
+/// several processes, at once.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    root: PathBuf,
+    dir: OwnedFd,
+    xattrs: OverlayXattrs,
+    session: Session,
+    leases: Leases,
+    patches: Mutex<HashMap<ChainId, Option<PathBuf>>>,
+}
+
+/// The folder `tmp/<pid>-<n>` of this process, locked as long as it lives.
+struct Session {
+    path: PathBuf,
+    name: CString,
+    tmp: OwnedFd,
+    dir: OwnedFd,
+    count: AtomicU64,
+}
+
+impl Store {
+    /// Opens the store in the folder `root`, making it if there is none. When this returns, what builds
+    /// that were killed left behind has been removed (or will be by later opens, if it is much).
+    pub fn open(root: &Path) -> Result<Self> {
+        Self::open_with(root, &Options::default())
+    }
+
+    /// As [`Store::open`], with options.
+    pub fn open_with(root: &Path, options: &Options) -> Result<Self> {
+        let dir = open_root(root)?;
+        let xattrs = match read_version(root, &dir)? {
+            Some(xattrs) => xattrs,
+            None => create(root, &dir)?,
+        };
+        let boot_id = match &options.boot_id {
+            Some(id) => id.clone(),
+            None => boot::current_id()?,
+        };
+        boot::mark(root, &dir, &boot_id)?;
+        let session = Session::start(root, &dir)?;
+        let leases = Leases::start(root, dir.as_fd(), session.dir.as_fd())?;
+        let inner = Inner {
+            root: root.to_owned(),
+            dir,
+            xattrs,
+            session,
+            leases,
+            patches: Mutex::default(),
+        };
+        let store = Self {
+            inner: Arc::new(inner),
+        };
+        store.sweep_until(Some(Instant::now() + SWEEP_TIME))?;
+        Ok(store)
+    }
+
+    /// The store's folder.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// Which attributes the layers of this store carry; mounts of them must agree.
+    pub fn overlay_xattrs(&self) -> OverlayXattrs {
+        self.inner.xattrs
+    }
+
+    /// A new empty folder of mode 0700, removed when dropped (or, if this process is killed, by a later
+    /// [`Store::open`]).
+    pub fn scratch(&self) -> Result<Scratch> {
+        let (name, path) = self.temp_name();
+        mkdirat(&self.inner.session.dir, &name, Mode::RWXU).at("create", &path)?;
+        Ok(Scratch {
+            store: self.clone(),
+            name,
+            path,
+        })
+    }
+
+    /// Removes everything that killed builds left behind, however long that takes.
+    pub fn sweep(&self) -> Result<()> {
+        self.sweep_until(None)
+    }
+
+    /// Makes durable what was written so far: it then also survives a power cut.
+    pub fn sync(&self) -> Result<()> {
+        boot::sync(&self.inner.root, &self.inner.dir)
+    }
+
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.inner.dir.as_fd()
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.inner.leases
+    }
+
+    /// What [`Store::lowers`] made, by stack.
+    pub(crate) fn patches(&self) -> MutexGuard<'_, HashMap<ChainId, Option<PathBuf>>> {
+        self.inner
+            .patches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The folder for files on their way to their name, all on the store's file system.
+    pub(crate) fn temp_dir(&self) -> BorrowedFd<'_> {
+        self.inner.session.dir.as_fd()
+    }
+
+    pub(crate) fn temp_name(&self) -> (CString, PathBuf) {
+        let session = &self.inner.session;
+        let name = session.count.fetch_add(1, Ordering::Relaxed).to_string();
+        let path = session.path.join(&name);
+        (c_string(&name), path)
+    }
+
+    /// Writes a file so that whoever reads it sees all of the old or all of the new content.
+    pub(crate) fn replace_file(&self, name: &Path, content: &[u8]) -> Result<()> {
+        let (temp, temp_path) = self.temp_name();
+        let file = create_file(self.temp_dir(), &temp).at("create", &temp_path)?;
+        let mut written = std::fs::File::from(file);
+        io::Write::write_all(&mut written, content).at("write", &temp_path)?;
+        rustix::fs::renameat(self.temp_dir(), &temp, self.dir(), name)
+            .at("rename to", &self.root().join(name))
+    }
+
+    fn sweep_until(&self, deadline: Option<Instant>) -> Result<()> {
+        let session = &self.inner.session;
+        let path = self.root().join(TMP);
+        let tmp = session.tmp.as_fd();
+        for name in dir::names(tmp).at("list", &path)? {
+            if name == session.name {
+                continue;
+            }
+            let abandoned = lock_abandoned(tmp, &name);
+            if abandoned.is_none() {
+                continue;
+            }
+            let path = path.join(OsStr::from_bytes(name.to_bytes()));
+            if !remove::remove_until(tmp, &name, deadline).at("remove", &path)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn c_string(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+/// Creates a new file, for this user only.
+pub(crate) fn create_file(dir: impl AsFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
+}
+
+/// Takes an exclusive lock on a folder of `tmp` whose owner is dead; none if it lives.
+pub(crate) fn lock_abandoned(tmp: BorrowedFd<'_>, name: &CStr) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = openat(tmp, name, flags, Mode::empty()).ok()?;
+    flock(&fd, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(fd)
+}
+
+impl Session {
+    fn start(root: &Path, store: &OwnedFd) -> Result<Self> {
+        let tmp_path = root.join(TMP);
+        let tmp = dir::open_child(store, c"tmp").at("open", &tmp_path)?;
+        for attempt in 0.. {
+            let name = format!("{}-{attempt}", std::process::id());
+            let path = tmp_path.join(&name);
+            let name = c_string(&name);
+            match mkdirat(&tmp, &name, Mode::RWXU) {
+                Err(Errno::EXIST) => continue,
+                made => made.at("create", &path)?,
+            }
+            if let Some(dir) = Self::lock(&tmp, &name) {
+                let count = AtomicU64::new(0);
+                return Ok(Self {
+                    path,
+                    name,
+                    tmp,
+                    dir,
+                    count,
+                });
+            }
+        }
+        Err(Error::io("create", &tmp_path, Errno::EXIST))
+    }
+
+    /// None if a sweep came between making the folder and locking it.
+    fn lock(tmp: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
+        let dir = dir::open_child(tmp, name).ok()?;
+        flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let held = dir::stat(&dir).ok()?;
+        let named = dir::lookup(tmp, name).ok()??;
+        (held.ino == named.ino).then_some(dir)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // What cannot be removed now is left to the sweep of a later open.
+        let _ = remove::remove_all(self.tmp.as_fd(), &self.name);
+    }
+}
+
+/// A folder that is removed when dropped.
+pub struct Scratch {
+    store: Store,
+    name: CString,
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Where the folder is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder, opened.
+    pub(crate) fn open(&self) -> Result<OwnedFd> {
+        dir::open_child(self.store.temp_dir(), &self.name).at("open", &self.path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed with the session's folder.
+        let _ = remove::remove_all(self.store.temp_dir(), &self.name);
+    }
+}
+
+fn open_root(root: &Path) -> Result<OwnedFd> {
+    match dir::open(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            use std::os::unix::fs::DirBuilderExt;
+            let mut builder = std::fs::DirBuilder::new();
+            builder
+                .recursive(true)
+                .mode(0o700)
+                .create(root)
+                .at("create", root)?;
+            dir::open(root).at("open", root)
+        }
+        opened => opened.at("open", root),
+    }
+}
+
+/// None if the folder is no store yet.
+fn read_version(root: &Path, dir: &OwnedFd) -> Result<Option<OverlayXattrs>> {
+    let path = root.join("version");
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match openat(dir, c"version", flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened.at("open", &path)?,
+    };
+    let mut text = [0; 64];
+    let len = rustix::io::read(&file, &mut text).at("read", &path)?;
+    let text = &text[..len];
+    for xattrs in [OverlayXattrs::Trusted, OverlayXattrs::User] {
+        if text == version_line(xattrs).as_bytes() {
+            return Ok(Some(xattrs));
+        }
+    }
+    Err(Error::Version {
+        path: root.to_owned(),
+        found: crate::error::shown(text.trim_ascii()),
+        expected: VERSION.to_owned(),
+    })
+}
+
+fn version_line(xattrs: OverlayXattrs) -> String {
+    format!("{VERSION} {}\n", xattrs.word())
+}
+
+fn create(root: &Path, dir: &OwnedFd) -> Result<OverlayXattrs> {
+    let _lock = exclusive(root, dir)?;
+    if let Some(xattrs) = read_version(root, dir)? {
+        return Ok(xattrs);
+    }
+    for folder in FOLDERS {
+        match mkdirat(dir, folder, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(Error::io("create", &root.join(folder), error)),
+        }
+    }
+    let path = root.join("version");
+    let xattrs = probe(dir).at("probe extended attributes of", root)?;
+    let _ = unlinkat(dir, c"version.new", AtFlags::empty());
+    let file = create_file(dir, c"version.new").at("create", &path)?;
+    rustix::io::write(&file, version_line(xattrs).as_bytes()).at("write", &path)?;
+    rustix::fs::fsync(&file).at("sync", &path)?;
+    rustix::fs::renameat(dir, c"version.new", dir, c"version").at("create", &path)?;
+    Ok(xattrs)
+}
+
+/// An ordinary user, also as root of a user namespace, may not set `trusted.*`.
+fn probe(dir: &OwnedFd) -> io::Result<OverlayXattrs> {
+    let layers = dir::open_child(dir, c"layers-v1")?;
+    let probe = c"trusted.lapstrake.probe";
+    match Target::Open(layers.as_fd()).set(probe.to_bytes(), b"y") {
+        Ok(()) => {
+            rustix::fs::fremovexattr(&layers, probe)?;
+            Ok(OverlayXattrs::Trusted)
+        }
+        Err(_) => {
+            Target::Open(layers.as_fd()).set(b"user.lapstrake.probe", b"y")?;
+            rustix::fs::fremovexattr(&layers, c"user.lapstrake.probe")?;
+            Ok(OverlayXattrs::User)
+        }
+    }
+}
+
+/// The store-wide lock, held exclusively until the result is dropped.
+pub(crate) fn exclusive(root: &Path, dir: &OwnedFd) -> Result<OwnedFd> {
+    let lock = open_lock(root, dir.as_fd())?;
+    flock(&lock, FlockOperation::LockExclusive).at("lock", root)?;
+    Ok(lock)
+}
+
+pub(crate) fn open_lock(root: &Path, dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dir, c"lock", flags, Mode::RUSR | Mode::WUSR).at("open", &root.join("lock"))
+}
