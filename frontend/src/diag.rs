@@ -80,6 +80,14 @@ codes! {
     Expansion "expansion" "A variable expansion failed.",
     Mount "mount" "A bad `--mount`.",
     Check "check" "A bad `# check=`, or one that turns warnings into errors.",
+    ImageReference "image-reference" "Something that should be an image or a stage is neither.",
+    ImageConfig "image-config" "The config of an image cannot be read.",
+    Platform "platform" "A bad `--platform`.",
+    Target "target" "The stage to build does not exist.",
+    StageReference "stage-reference" "A `--from` names a stage that is not there, or comes later.",
+    Cycle "cycle" "Stages take from each other in a circle.",
+    CopySource "copy-source" "A source that cannot be copied.",
+    Port "port" "A bad port in `EXPOSE`.",
 }
 
 impl fmt::Display for Code {

@@ -63,6 +63,22 @@ pub fn has_wildcard(pattern: &str) -> bool {
     false
 }
 
+/// The pattern that matches just this name.
+pub(crate) fn escape(name: &str) -> String {
+    if !has_wildcard(name) {
+        return name.to_owned();
+    }
+    let mut pattern = String::new();
+    for c in name.chars() {
+        match c {
+            '*' | '?' | '[' => pattern.extend(['[', c, ']']),
+            '\\' => pattern.push_str("\\\\"),
+            c => pattern.push(c),
+        }
+    }
+    pattern
+}
+
 /// Divides a pattern into the directory before its first wildcard and the rest, which is empty where there is none.
 /// Only what lies below the first part needs a walk.
 pub fn split_wildcards(pattern: &str) -> (&str, &str) {
@@ -379,6 +395,15 @@ mod tests {
             ("a/b/c?", "a/b", "c?"),
         ] {
             assert_eq!(split_wildcards(pattern), (fixed, rest), "{pattern}");
+        }
+        for name in ["a", "a*b", "a[1].txt", "w\\?t", "[", "back\\slash"] {
+            let pattern = escape(name);
+            let same = if has_wildcard(&pattern) {
+                Glob::new(&pattern).unwrap().is_match(name)
+            } else {
+                pattern == name
+            };
+            assert!(same, "{name} {pattern}");
         }
     }
 

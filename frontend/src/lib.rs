@@ -4,20 +4,25 @@
 pub mod ast;
 pub mod chmod;
 pub mod diag;
+mod env;
 pub mod expand;
+pub mod git;
 pub mod glob;
 mod heredoc;
 pub mod ignore;
 pub mod image;
 mod lines;
 pub mod lint;
+mod lower;
 mod parse;
 mod paths;
 mod pattern;
 pub mod plan;
 pub mod span;
+pub mod stage;
 pub mod suggest;
 
+pub use lower::lower;
 pub use parse::{
     MountError, MountKind, MountSpec, mount_from, parse, parse_bytes, parse_mount, parse_trigger,
 };

@@ -22,6 +22,43 @@ pub(crate) fn clean(path: &str) -> String {
     }
 }
 
+/// `path` below `base`, cleaned. An absolute `path` does not leave `base`.
+pub(crate) fn join(base: &str, path: &str) -> String {
+    match (base.is_empty(), path.is_empty()) {
+        (true, true) => String::new(),
+        (true, false) => clean(path),
+        (false, true) => clean(base),
+        (false, false) => clean(&format!("{base}/{path}")),
+    }
+}
+
+/// The last part of a path: `/` of `/`, `.` of nothing.
+pub(crate) fn base(path: &str) -> &str {
+    if path.is_empty() {
+        return ".";
+    }
+    match path.trim_end_matches('/') {
+        "" => "/",
+        trimmed => trimmed.rsplit('/').next().unwrap_or(trimmed),
+    }
+}
+
+/// `path` as seen from `dir`: absolute and clean, but with the slash (or `/.`) at its end kept as `/`, since it
+/// says that the path is a directory.
+pub(crate) fn resolve(dir: &str, path: &str) -> String {
+    let absolute = if path.starts_with('/') {
+        clean(path)
+    } else {
+        join("/", &join(dir, path))
+    };
+    let is_dir = path.is_empty() || path == "." || path.ends_with('/') || path.ends_with("/.");
+    if is_dir && absolute != "/" {
+        absolute + "/"
+    } else {
+        absolute
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +79,39 @@ mod tests {
             ("./a", "a"),
         ] {
             assert_eq!(clean(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_are_resolved() {
+        for (dir, path, want) in [
+            ("/w", "a", "/w/a"),
+            ("/w", ".", "/w/"),
+            ("/w", "./", "/w/"),
+            ("/w", "", "/w/"),
+            ("/w", "..", "/"),
+            ("/w", "../b", "/b"),
+            ("/w", "/a/", "/a/"),
+            ("/w", "/a/.", "/a/"),
+            ("/", ".", "/"),
+            ("/w", "a/.", "/w/a/"),
+            ("/w", "..x", "/w/..x"),
+            ("/w", "/", "/"),
+        ] {
+            assert_eq!(resolve(dir, path), want, "{dir} {path}");
+        }
+    }
+
+    #[test]
+    fn the_last_part_is_the_base() {
+        for (path, want) in [
+            ("", "."),
+            ("/", "/"),
+            ("/a/b", "b"),
+            ("a/", "a"),
+            ("//", "/"),
+        ] {
+            assert_eq!(base(path), want, "{path}");
         }
     }
 }

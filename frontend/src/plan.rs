@@ -1,5 +1,7 @@
 //! The build graph that lowering makes: file system operations, and the image's config and history.
 
+mod dump;
+
 use std::collections::BTreeMap;
 
 use crate::image::{ImageConfig, ImageRef, Platform};

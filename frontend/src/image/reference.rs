@@ -125,8 +125,12 @@ impl FromStr for ImageRef {
     }
 }
 
-/// The name under which `--build-context` and its users meet: the short form, without `:latest`.
+/// The name under which `--build-context` and its users meet: the short form, without `:latest`. A platform may follow
+/// after `::`, for which alone the context is then.
 pub fn normalize_context_name(name: &str) -> Result<String, InvalidReference> {
+    if let Some((name, platform)) = name.split_once("::") {
+        return Ok(format!("{}::{platform}", normalize_context_name(name)?));
+    }
     let text = parse(name)?.to_string();
     Ok(text.strip_suffix(":latest").unwrap_or(&text).to_owned())
 }
@@ -386,6 +390,7 @@ mod tests {
             ("alpine:latest", "alpine"),
             ("alpine:3", "alpine:3"),
             ("base", "base"),
+            ("base:latest::linux/arm64", "base::linux/arm64"),
             ("ghcr.io/a/b:latest", "ghcr.io/a/b"),
         ] {
             assert_eq!(normalize_context_name(name).unwrap(), normal, "{name}");

@@ -79,7 +79,8 @@ impl Checks {
                 "experimental" => checks.experimental = Names::read(value),
                 "error" => {
                     let value = boolean(value.trim());
-                    checks.fail = value.ok_or_else(|| format!("invalid check option {option:?}"))?;
+                    checks.fail =
+                        value.ok_or_else(|| format!("invalid check option {option:?}"))?;
                 }
                 other => return Err(format!("invalid check option {other:?}")),
             }

@@ -1,0 +1,34 @@
+//! `ARG`.
+
+use super::{Lowering, State};
+use crate::ast::ArgDefault;
+use crate::diag::Diagnostic;
+
+/// Arguments for the builder itself: declared like any other, but not seen by steps.
+const NOT_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+impl Lowering<'_> {
+    /// Each value is in scope for the next, unlike those of `ENV`.
+    pub(super) fn arg(&self, state: &mut State, args: &[ArgDefault]) -> Result<(), Diagnostic> {
+        let mut declared = Vec::new();
+        for arg in args {
+            let name = arg.name.value.as_str();
+            // A default that cannot be expanded does no harm where it is not used.
+            let value = match (self.inputs.build_args.get(name), &arg.default) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(default)) => Some(self.expand(state, default)?),
+                (None, None) => self.stages.globals.lookup(name),
+            };
+            if let Some(value) = value.as_ref().filter(|_| !NOT_IN_ENV.contains(&name)) {
+                state.env.set(name, value);
+            }
+            declared.push(match &value {
+                Some(value) => format!("{name}={value}"),
+                None => name.to_owned(),
+            });
+            state.args.push((name.to_owned(), value));
+        }
+        state.record(format!("ARG {}", declared.join(" ")));
+        Ok(())
+    }
+}

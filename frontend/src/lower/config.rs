@@ -1,0 +1,215 @@
+//! The instructions that change only the image's config, and `WORKDIR`, which also makes the directory.
+
+use serde_json::json;
+
+use super::text::{duration, list, quoted_list};
+use super::{Lowering, State, signal};
+use crate::ast::{Command, Healthcheck, Instruction, Pairs};
+use crate::diag::{Code, Diagnostic};
+use crate::image::HealthConfig;
+use crate::plan::{MakeDir, Op};
+use crate::span::Spanned;
+
+impl Lowering<'_> {
+    /// All values are expanded with what was in scope before the line.
+    fn pairs(&self, state: &State, pairs: &Pairs) -> Result<Vec<(String, String)>, Diagnostic> {
+        let pairs = pairs.pairs.iter();
+        pairs
+            .map(|(name, value)| Ok((self.expand(state, name)?, self.expand(state, value)?)))
+            .collect()
+    }
+
+    pub(super) fn env(&self, state: &mut State, pairs: &Pairs) -> Result<(), Diagnostic> {
+        let pairs = self.pairs(state, pairs)?;
+        for (name, value) in &pairs {
+            state.env.set(name, value);
+            let entry = format!("{name}={value}");
+            let env = &mut state.config.config.env;
+            match env
+                .iter_mut()
+                .find(|old| old.split('=').next() == Some(name))
+            {
+                Some(old) => *old = entry,
+                None => env.push(entry),
+            }
+        }
+        state.record(format!("ENV{}", joined(&pairs)));
+        Ok(())
+    }
+
+    pub(super) fn label(&self, state: &mut State, pairs: &Pairs) -> Result<(), Diagnostic> {
+        let pairs = self.pairs(state, pairs)?;
+        state.config.config.labels.extend(pairs.iter().cloned());
+        state.record(format!("LABEL{}", joined(&pairs)));
+        Ok(())
+    }
+
+    /// The directory is made even where it exists, so that the step does not depend on what is in the image.
+    pub(super) fn workdir(
+        &mut self,
+        state: &mut State,
+        instruction: &Instruction,
+        path: &Spanned<String>,
+    ) -> Result<(), Diagnostic> {
+        let path = self.expand(state, path)?;
+        state.change_dir(&path);
+        let dir = state.config.config.working_dir.clone();
+        let created_by = format!("WORKDIR {dir}");
+        if dir == "/" {
+            state.record(created_by);
+            return Ok(());
+        }
+        let name = self.step_name(state, &instruction.text);
+        let user = state.config.config.user.clone();
+        let op = Op::MakeDir(MakeDir {
+            base: state.fs,
+            path: state.cwd.clone(),
+            user,
+        });
+        let node = state.node(op, name, instruction.span);
+        state.commit(&mut self.graph, node, created_by);
+        Ok(())
+    }
+
+    pub(super) fn user(&self, state: &mut State, user: &Spanned<String>) -> Result<(), Diagnostic> {
+        let user = self.expand(state, user)?;
+        state.record(format!("USER {user}"));
+        state.config.config.user = user;
+        Ok(())
+    }
+
+    pub(super) fn cmd(&self, state: &mut State, command: &Command) {
+        let words = state.command(command);
+        state.record(format!("CMD {}", quoted_list(&words)));
+        state.config.config.cmd = Some(words).filter(|words| !words.is_empty());
+        state.config.config.args_escaped = true;
+        state.has_cmd = true;
+    }
+
+    /// A `CMD` that did not stand in this stage was meant for another entrypoint.
+    pub(super) fn entrypoint(&self, state: &mut State, command: &Command) {
+        let words = state.command(command);
+        state.record(format!("ENTRYPOINT {}", quoted_list(&words)));
+        state.config.config.entrypoint = Some(words).filter(|words| !words.is_empty());
+        if !state.has_cmd {
+            state.config.config.cmd = None;
+        }
+    }
+
+    pub(super) fn shell(&self, state: &mut State, shell: &[String]) {
+        state.record(format!("SHELL {}", list(shell)));
+        state.config.config.shell = Some(shell.to_vec());
+    }
+
+    pub(super) fn volume(
+        &self,
+        state: &mut State,
+        paths: &[Spanned<String>],
+    ) -> Result<(), Diagnostic> {
+        let mut volumes = Vec::new();
+        for raw in paths {
+            let path = self.expand(state, raw)?;
+            if path.is_empty() {
+                let message = "VOLUME specified can not be an empty string";
+                return Err(Diagnostic::error(Code::Arguments, raw.span, message));
+            }
+            volumes.push(path);
+        }
+        state.record(format!("VOLUME {}", list(&volumes)));
+        state
+            .config
+            .config
+            .volumes
+            .extend(volumes.into_iter().map(|path| (path, json!({}))));
+        Ok(())
+    }
+
+    pub(super) fn stopsignal(
+        &self,
+        state: &mut State,
+        raw: &Spanned<String>,
+    ) -> Result<(), Diagnostic> {
+        let signal = self.expand(state, raw)?;
+        if !signal::is_known(&signal) {
+            let message = format!("invalid signal: {signal}");
+            return Err(Diagnostic::error(Code::Arguments, raw.span, message)
+                .hint("give a number or a name such as SIGTERM"));
+        }
+        state.record(format!("STOPSIGNAL {signal}"));
+        state.config.config.stop_signal = signal;
+        Ok(())
+    }
+
+    pub(super) fn healthcheck(&self, state: &mut State, check: &Healthcheck) {
+        let health = match check {
+            Healthcheck::None => HealthConfig {
+                test: vec!["NONE".to_owned()],
+                ..HealthConfig::default()
+            },
+            Healthcheck::Cmd {
+                command,
+                interval,
+                timeout,
+                start_period,
+                start_interval,
+                retries,
+            } => {
+                let test = match command {
+                    Command::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
+                    Command::Exec(words) => std::iter::once("CMD".to_owned())
+                        .chain(words.iter().cloned())
+                        .collect(),
+                };
+                HealthConfig {
+                    test,
+                    interval: *interval,
+                    timeout: *timeout,
+                    start_period: *start_period,
+                    start_interval: *start_interval,
+                    retries: *retries,
+                }
+            }
+        };
+        state.record(format!(
+            "HEALTHCHECK {{Test:{} Interval:{} Timeout:{} StartPeriod:{} StartInterval:{} Retries:{}}}",
+            list(&health.test),
+            duration(health.interval),
+            duration(health.timeout),
+            duration(health.start_period),
+            duration(health.start_interval),
+            health.retries,
+        ));
+        state.config.config.healthcheck = Some(health);
+    }
+}
+
+fn joined(pairs: &[(String, String)]) -> String {
+    pairs
+        .iter()
+        .map(|(name, value)| format!(" {name}={value}"))
+        .collect()
+}
+
+impl State {
+    /// The words of a command: those of `SHELL` come before the shell form.
+    pub(super) fn command(&self, command: &Command) -> Vec<String> {
+        match command {
+            Command::Exec(words) => words.clone(),
+            Command::Shell(text) => self.in_shell(text.clone()),
+        }
+    }
+
+    /// A script with the words of `SHELL` before it.
+    pub(super) fn in_shell(&self, script: String) -> Vec<String> {
+        let default: &[&str] = match self.config.os.as_str() {
+            "windows" => &["cmd", "/S", "/C"],
+            _ => &["/bin/sh", "-c"],
+        };
+        let mut words = match &self.config.config.shell {
+            Some(shell) if !shell.is_empty() => shell.clone(),
+            _ => default.iter().map(|word| (*word).to_owned()).collect(),
+        };
+        words.push(script);
+        words
+    }
+}

@@ -1,0 +1,399 @@
+//! `COPY` and `ADD`.
+
+use super::{Lowering, State, text};
+use crate::ast::{self, Instruction, Source};
+use crate::chmod;
+use crate::diag::{Code, Diagnostic};
+use crate::expand;
+use crate::git::GitUrl;
+use crate::glob::{self, Glob};
+use crate::ignore::Ignore;
+use crate::paths;
+use crate::plan::{Chmod, Copy, CopySource, Git, Http, Op, OpId};
+use crate::span::{Span, Spanned};
+
+/// Which of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Copy,
+    Add,
+}
+
+/// An instruction with its flags expanded.
+struct Request<'a> {
+    verb: Verb,
+    copy: &'a ast::Copy,
+    checksum: Option<Spanned<String>>,
+    /// The name of the step, which downloads bear too.
+    name: String,
+    /// Of the instruction.
+    span: Span,
+}
+
+impl Lowering<'_> {
+    pub(super) fn copy(
+        &mut self,
+        state: &mut State,
+        instruction: &Instruction,
+        copy: &ast::Copy,
+        verb: Verb,
+    ) -> Result<(), Diagnostic> {
+        let from = match &copy.from {
+            Some(from) => {
+                let label = self.stages.label(state.id);
+                let message = format!(
+                    "cannot copy from stage {:?}, it needs to be defined before current stage {label:?}",
+                    from.value
+                );
+                Some(self.source(state, from, &message, instruction.span)?)
+            }
+            None => None,
+        };
+        let chown = self
+            .flag(state, copy.chown.as_ref())?
+            .map(|chown| chown.value);
+        let chmod = self.chmod(state, copy)?;
+        let checksum = self.flag(state, copy.checksum.as_ref())?;
+        check_excludes(copy)?;
+        let destination = self.expand(state, &copy.destination)?;
+
+        let name = self.step_name(state, &instruction.text);
+        let request = Request {
+            verb,
+            copy,
+            checksum,
+            name,
+            span: instruction.span,
+        };
+        let mut shown = request.shown_flags(
+            chown.as_deref(),
+            chmod.as_ref().map(|(_, text)| text.as_str()),
+        );
+        let mut sources = Vec::new();
+        for raw in &copy.sources {
+            if let Source::Path(raw) = raw {
+                let path = self.expand(state, raw)?;
+                shown += &format!(" {path}");
+                sources.push(self.copy_source(
+                    state,
+                    &request,
+                    from,
+                    &Spanned::new(path, raw.span),
+                )?);
+            }
+        }
+        for heredoc in &copy.sources {
+            if let Source::Heredoc(heredoc) = heredoc {
+                shown += &format!(" <<{}", heredoc.name);
+                sources.push(inline(state, heredoc)?);
+            }
+        }
+        shown += &format!(" {destination} # buildkit");
+
+        let op = Copy {
+            base: state.fs,
+            sources,
+            destination: paths::resolve(&state.cwd, &destination),
+            chown,
+            // BuildKit has no way to change modes in a layer of its own.
+            link: copy.link && chmod.is_none(),
+            chmod: chmod.map(|(mode, _)| mode),
+            parents: copy.parents,
+            excludes: copy
+                .excludes
+                .iter()
+                .map(|pattern| pattern.value.clone())
+                .collect(),
+        };
+        let mut node = state.node(Op::Copy(Box::new(op)), request.name, instruction.span);
+        node.ignore_cache = state.ignore_cache;
+        state.commit(&mut self.graph, node, shown);
+        Ok(())
+    }
+
+    /// A flag's value; an empty one counts as not given.
+    fn flag(
+        &self,
+        state: &State,
+        raw: Option<&Spanned<String>>,
+    ) -> Result<Option<Spanned<String>>, Diagnostic> {
+        let Some(raw) = raw else { return Ok(None) };
+        let value = self.expand(state, raw)?;
+        Ok(Some(Spanned::new(value, raw.span)).filter(|flag| !flag.value.is_empty()))
+    }
+
+    fn chmod(
+        &self,
+        state: &State,
+        copy: &ast::Copy,
+    ) -> Result<Option<(Chmod, String)>, Diagnostic> {
+        let Some(flag) = self.flag(state, copy.chmod.as_ref())? else {
+            return Ok(None);
+        };
+        match chmod::parse(&flag.value) {
+            Ok(mode) => Ok(Some((mode, flag.value))),
+            Err(error) => Err(Diagnostic::error(
+                Code::FlagValue,
+                flag.span,
+                error.to_string(),
+            )),
+        }
+    }
+
+    fn copy_source(
+        &mut self,
+        state: &State,
+        request: &Request<'_>,
+        from: Option<OpId>,
+        path: &Spanned<String>,
+    ) -> Result<CopySource, Diagnostic> {
+        request.check_checksum(path)?;
+        let git = GitUrl::parse(&path.value);
+        let git =
+            git.map_err(|error| Diagnostic::error(Code::CopySource, path.span, error.to_string()))?;
+        if let Some(git) = git.filter(|git| !git.bare) {
+            request.needs_add("source can't be a git ref for COPY", path.span)?;
+            let op = Op::Git(request.git(git, path)?);
+            let from = self.graph.source(
+                op,
+                || request.name.clone(),
+                Some(request.span),
+                &state.stage,
+            );
+            return Ok(CopySource::Path {
+                from,
+                pattern: String::new(),
+                unpack: false,
+            });
+        }
+        if is_http(&path.value) {
+            request.needs_add("source can't be a URL for COPY", path.span)?;
+            let http = request.http(path)?;
+            let pattern = glob::escape(&http.filename);
+            let op = Op::Http(http);
+            let from = self.graph.source(
+                op,
+                || request.name.clone(),
+                Some(request.span),
+                &state.stage,
+            );
+            return Ok(CopySource::Path {
+                from,
+                pattern,
+                unpack: request.copy.unpack == Some(true),
+            });
+        }
+        let pattern = local_pattern(&path.value, request.copy.parents);
+        if glob::has_wildcard(&pattern) && !request.copy.parents {
+            Glob::new(&pattern).map_err(|error| {
+                let message = format!("{error}: {}", text::quote(&path.value));
+                Diagnostic::error(Code::CopySource, path.span, message)
+            })?;
+        }
+        let unpack = request.copy.unpack.unwrap_or(request.verb == Verb::Add);
+        let from = match from {
+            Some(from) => from,
+            None => self.graph.context(None),
+        };
+        Ok(CopySource::Path {
+            from,
+            pattern,
+            unpack,
+        })
+    }
+}
+
+impl Request<'_> {
+    fn needs_add(&self, message: &str, span: Span) -> Result<(), Diagnostic> {
+        match self.verb {
+            Verb::Add => Ok(()),
+            Verb::Copy => Err(Diagnostic::error(Code::CopySource, span, message).hint("use ADD")),
+        }
+    }
+
+    fn check_checksum(&self, path: &Spanned<String>) -> Result<(), Diagnostic> {
+        let Some(checksum) = &self.checksum else {
+            return Ok(());
+        };
+        let remote = is_http(&path.value) || matches!(GitUrl::parse(&path.value), Ok(Some(_)));
+        let message = if self.copy.sources.len() != 1 {
+            "checksum can't be specified for multiple sources"
+        } else if !remote {
+            "checksum requires HTTP(S) or Git sources"
+        } else {
+            return Ok(());
+        };
+        Err(Diagnostic::error(Code::FlagValue, checksum.span, message))
+    }
+
+    /// What flag and URL both say must agree.
+    fn git(&self, url: GitUrl, path: &Spanned<String>) -> Result<Git, Diagnostic> {
+        let fail = |message: String| Diagnostic::error(Code::CopySource, path.span, message);
+        let keep = match (self.copy.keep_git_dir, url.keep_git_dir) {
+            (Some(flag), Some(query)) if flag != query => {
+                return Err(fail("inconsistent keep-git-dir configuration".to_owned()));
+            }
+            (flag, query) => query.or(flag).unwrap_or_default(),
+        };
+        let flag = self
+            .checksum
+            .as_ref()
+            .map(|checksum| checksum.value.clone());
+        let checksum = match (flag, url.checksum) {
+            (Some(flag), Some(query)) if flag != query => {
+                return Err(fail(format!("checksum mismatch {flag:?} != {query:?}")));
+            }
+            (flag, query) => query.or(flag),
+        };
+        Ok(Git {
+            remote: url.remote,
+            reference: url.reference,
+            subdir: url.subdir,
+            checksum,
+            keep_git_dir: keep,
+            submodules: url.submodules.unwrap_or(true),
+        })
+    }
+
+    fn http(&self, path: &Spanned<String>) -> Result<Http, Diagnostic> {
+        if let Some(checksum) = self.checksum.as_ref().filter(|c| !is_digest(&c.value)) {
+            let message = format!("invalid checksum {:?}", checksum.value);
+            return Err(Diagnostic::error(Code::FlagValue, checksum.span, message)
+                .hint("write it as sha256: and 64 hexadecimal digits"));
+        }
+        let checksum = self
+            .checksum
+            .as_ref()
+            .map(|checksum| checksum.value.clone());
+        Ok(Http {
+            url: path.value.clone(),
+            checksum,
+            filename: filename(&path.value),
+        })
+    }
+
+    /// The beginning of the history entry.
+    fn shown_flags(&self, chown: Option<&str>, chmod: Option<&str>) -> String {
+        let mut shown = match self.verb {
+            Verb::Copy => "COPY".to_owned(),
+            Verb::Add => "ADD".to_owned(),
+        };
+        if self.copy.parents {
+            shown += " --parents";
+        }
+        for (flag, value) in [("chown", chown), ("chmod", chmod)] {
+            shown += &value
+                .map(|value| format!(" --{flag}={value}"))
+                .unwrap_or_default();
+        }
+        shown
+    }
+}
+
+fn check_excludes(copy: &ast::Copy) -> Result<(), Diagnostic> {
+    for pattern in &copy.excludes {
+        Ignore::from_patterns([&pattern.value])
+            .map_err(|error| Diagnostic::error(Code::FlagValue, pattern.span, error.message))?;
+    }
+    Ok(())
+}
+
+/// The delimiter names the file, and so must be a name.
+fn inline(state: &State, heredoc: &ast::Heredoc) -> Result<CopySource, Diagnostic> {
+    let name = paths::join("/", &heredoc.name).split_off(1);
+    if name.is_empty() || name.contains('/') {
+        let message = format!(
+            "a here-document cannot be a file of the name {:?}",
+            heredoc.name
+        );
+        return Err(Diagnostic::error(Code::CopySource, heredoc.span, message)
+            .hint("use a delimiter without slashes, and name the file in the destination"));
+    }
+    let mut body = heredoc.text();
+    if heredoc.expand {
+        let expanded = expand::body(&body, &|name| state.env.lookup(name));
+        body = expanded
+            .map_err(|error| error.diagnostic(&Spanned::new(body, heredoc.span)))?
+            .text;
+    }
+    Ok(CopySource::Inline { name, text: body })
+}
+
+/// The path below the root of its file system. `..` does not leave it.
+fn local_pattern(path: &str, parents: bool) -> String {
+    let clean = |path: &str| paths::join("/", path).trim_start_matches('/').to_owned();
+    match path.split_once("/./").filter(|_| parents) {
+        Some((before, after)) => match (clean(before), clean(after)) {
+            (before, after) if before.is_empty() => after,
+            (before, after) => format!("{before}/./{after}"),
+        },
+        None => clean(path),
+    }
+}
+
+fn is_http(path: &str) -> bool {
+    path.starts_with("http://") || path.starts_with("https://")
+}
+
+/// The last part of a URL's path.
+fn filename(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let path = rest.find('/').map_or("", |at| &rest[at..]);
+    let decoded = crate::git::decode(path);
+    match paths::base(decoded.as_deref().unwrap_or_default()) {
+        "." | ".." | "/" => "__unnamed__".to_owned(),
+        name if name.contains('\0') => "__unnamed__".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// `algorithm:hex` of an algorithm that can be checked.
+fn is_digest(text: &str) -> bool {
+    let length = match text.split_once(':') {
+        Some(("sha256", _)) => 64,
+        Some(("sha384", _)) => 96,
+        Some(("sha512", _)) => 128,
+        _ => return false,
+    };
+    let hex = text.split_once(':').map_or("", |(_, hex)| hex);
+    hex.len() == length && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_urls() {
+        for (url, want) in [
+            ("http://h/a/b.tar?x=1#y", "b.tar"),
+            ("https://h/a/", "a"),
+            ("https://h", "__unnamed__"),
+            ("https://h/", "__unnamed__"),
+            ("https://h/a%20b", "a b"),
+            ("https://h/%2e%2e", "__unnamed__"),
+            ("https://h/a%2fb", "b"),
+        ] {
+            assert_eq!(filename(url), want, "{url}");
+        }
+    }
+
+    #[test]
+    fn sources_stay_below_their_root() {
+        for (path, parents, want) in [
+            ("../../a", false, "a"),
+            ("/a/", false, "a"),
+            (".", false, ""),
+            ("", false, ""),
+            ("./a/../b*", false, "b*"),
+            ("a/./b", false, "a/b"),
+            ("a/./b", true, "a/./b"),
+            ("/x/y/./b/./c/", true, "x/y/./b/c"),
+            ("./a/b", true, "a/b"),
+            ("../x/./b", true, "x/./b"),
+        ] {
+            assert_eq!(local_pattern(path, parents), want, "{path}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The nodes of a plan while it grows.
+
+use crate::plan::{Context, CopySource, History, Mount, Node, Op, OpId};
+use crate::span::Span;
+
+/// Nodes in the order of their making, so that inputs come before their users.
+#[derive(Debug, Default)]
+pub(super) struct Graph {
+    nodes: Vec<Node>,
+}
+
+impl Graph {
+    pub(super) fn add(&mut self, node: Node) -> OpId {
+        let id = OpId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
+        self.nodes.push(node);
+        id
+    }
+
+    /// The node with this op, which is made where there is none. For ops that depend on nothing.
+    pub(super) fn source(
+        &mut self,
+        op: Op,
+        name: impl FnOnce() -> String,
+        span: Option<Span>,
+        stage: &str,
+    ) -> OpId {
+        // Few ops are sources; of the others none equals one.
+        if let Some(index) = self.nodes.iter().position(|node| node.op == op) {
+            return OpId(u32::try_from(index).unwrap_or(u32::MAX));
+        }
+        self.add(Node {
+            op,
+            name: name(),
+            span,
+            stage: stage.to_owned(),
+            ignore_cache: false,
+        })
+    }
+
+    pub(super) fn scratch(&mut self) -> OpId {
+        self.source(Op::Scratch, || "scratch".to_owned(), None, "")
+    }
+
+    /// A local context; the main one has no name.
+    pub(super) fn context(&mut self, name: Option<&str>) -> OpId {
+        let op = Op::Context(Context {
+            name: name.map(str::to_owned),
+        });
+        let shown = || match name {
+            Some(name) => format!("[context {name}] load from client"),
+            None => "[internal] load build context".to_owned(),
+        };
+        self.source(op, shown, None, "")
+    }
+
+    /// Keeps what `result` needs, and renumbers. History entries follow.
+    pub(super) fn prune(mut self, result: OpId, history: &mut [History]) -> (Vec<Node>, OpId) {
+        let mut wanted = vec![false; self.nodes.len()];
+        wanted[index(result)] = true;
+        for at in (0..=index(result)).rev() {
+            if wanted[at] {
+                inputs(&mut self.nodes[at].op)
+                    .into_iter()
+                    .for_each(|input| wanted[index(*input)] = true);
+            }
+        }
+        let mut next = 0;
+        let renumbered: Vec<OpId> = wanted
+            .iter()
+            .map(|wanted| {
+                let id = OpId(next);
+                next += u32::from(*wanted);
+                id
+            })
+            .collect();
+        let kept = self
+            .nodes
+            .into_iter()
+            .zip(&wanted)
+            .filter(|(_, wanted)| **wanted);
+        let nodes = kept
+            .map(|(mut node, _)| {
+                inputs(&mut node.op)
+                    .into_iter()
+                    .for_each(|input| *input = renumbered[index(*input)]);
+                node
+            })
+            .collect();
+        for layer in history.iter_mut().filter_map(|entry| entry.layer.as_mut()) {
+            *layer = renumbered[index(*layer)];
+        }
+        (nodes, renumbered[index(result)])
+    }
+}
+
+fn index(id: OpId) -> usize {
+    id.0 as usize
+}
+
+/// The nodes that an op reads.
+fn inputs(op: &mut Op) -> Vec<&mut OpId> {
+    match op {
+        Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => Vec::new(),
+        Op::MakeDir(dir) => vec![&mut dir.base],
+        Op::Run(run) => {
+            let mounts = run.mounts.iter_mut().filter_map(|mount| match mount {
+                Mount::Bind { from, .. } => Some(from),
+                Mount::Cache { from, .. } => from.as_mut(),
+                Mount::Tmpfs { .. } | Mount::Secret { .. } | Mount::Ssh { .. } => None,
+            });
+            std::iter::once(&mut run.base).chain(mounts).collect()
+        }
+        Op::Copy(copy) => {
+            let sources = copy.sources.iter_mut().filter_map(|source| match source {
+                CopySource::Path { from, .. } => Some(from),
+                CopySource::Inline { .. } => None,
+            });
+            std::iter::once(&mut copy.base).chain(sources).collect()
+        }
+    }
+}

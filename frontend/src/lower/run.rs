@@ -1,0 +1,170 @@
+//! `RUN`.
+
+use super::{DEFAULT_HOSTNAME, Lowering, State, name};
+use crate::ast::{self, Command, Instruction, Script};
+use crate::diag::Diagnostic;
+use crate::expand;
+use crate::plan::{Mount, Network, Op, Run, Security};
+
+/// The names under which a proxy is known, each in upper and lower case.
+const PROXIES: [&str; 5] = [
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "FTP_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+];
+/// Where scripts that begin with `#!` are mounted.
+const SCRIPTS: &str = "/dev/pipes/";
+
+impl Lowering<'_> {
+    pub(super) fn run(
+        &mut self,
+        state: &mut State,
+        instruction: &Instruction,
+        run: &ast::Run,
+    ) -> Result<(), Diagnostic> {
+        let (argv, script) = state.argv(run);
+        let mounts = self.mounts(state, instruction, run)?;
+        let mut env = state.env.list();
+        let agent = mounts.iter().find_map(|m| {
+            if let Mount::Ssh { target, .. } = m {
+                Some(target)
+            } else {
+                None
+            }
+        });
+        if let (Some(agent), None) = (agent, state.env.get("SSH_AUTH_SOCK")) {
+            env.push(("SSH_AUTH_SOCK".to_owned(), agent.clone()));
+        }
+        let name = self.run_name(state, instruction, run, &mounts);
+        let created_by = format!("RUN {}{} # buildkit", state.declared_args(), argv.join(" "));
+        let hostname = self
+            .inputs
+            .build_args
+            .get("BUILDKIT_SANDBOX_HOSTNAME")
+            .filter(|name| !name.is_empty());
+        let op = Run {
+            base: state.fs,
+            argv,
+            script,
+            env,
+            proxy: self.proxies(),
+            cwd: state.cwd.clone(),
+            user: state.config.config.user.clone(),
+            network: match run.network.as_ref().map(|n| n.value.as_str()) {
+                Some("none") => Network::None,
+                Some("host") => Network::Host,
+                _ => self.inputs.network,
+            },
+            security: match run.security.as_ref().map(|s| s.value.as_str()) {
+                Some("insecure") => Security::Insecure,
+                _ => Security::Sandbox,
+            },
+            devices: run
+                .devices
+                .iter()
+                .map(|device| (device.name.clone(), device.required))
+                .collect(),
+            mounts,
+            hostname: hostname.map_or(DEFAULT_HOSTNAME, String::as_str).to_owned(),
+            platform: state.platform.clone(),
+        };
+        let mut node = state.node(Op::Run(Box::new(op)), name, instruction.span);
+        node.ignore_cache = state.ignore_cache;
+        state.commit(&mut self.graph, node, created_by);
+        Ok(())
+    }
+
+    /// Secrets that are variables show as stars: not to hide their values, which are not known here, but to say where
+    /// they come from.
+    fn run_name(
+        &self,
+        state: &mut State,
+        instruction: &Instruction,
+        run: &ast::Run,
+        mounts: &[Mount],
+    ) -> String {
+        let mut text = instruction.text.clone();
+        if let Some(title) = run.script_title() {
+            text += &format!(" ({title})");
+        }
+        let is_secret = |name: &str| {
+            mounts
+                .iter()
+                .any(|m| matches!(m, Mount::Secret { env: Some(env), .. } if env == name))
+        };
+        let env = &state.env;
+        let lookup = |name: &str| {
+            if is_secret(name) {
+                Some("****".to_owned())
+            } else {
+                env.lookup(name)
+            }
+        };
+        let shown = name::upper_case_keyword(&expand::display(&text, self.escape, &lookup));
+        state.steps.next(&shown, &state.platform, &state.env)
+    }
+
+    /// Given in any case, a proxy is set in both. Of two the one in lower case counts.
+    fn proxies(&self) -> Vec<(String, String)> {
+        let given = |name: &str| {
+            let mut args = self.inputs.build_args.iter().rev();
+            args.find(|(arg, _)| arg.eq_ignore_ascii_case(name))
+                .map(|(_, value)| value)
+                .filter(|v| !v.is_empty())
+        };
+        let proxies = PROXIES
+            .iter()
+            .filter_map(|name| Some((*name, given(name)?)));
+        proxies
+            .flat_map(|(name, value)| {
+                [
+                    (name.to_owned(), value.clone()),
+                    (name.to_lowercase(), value.clone()),
+                ]
+            })
+            .collect()
+    }
+}
+
+impl State {
+    /// The argument vector, and a script that must be mounted for it.
+    fn argv(&self, run: &ast::Run) -> (Vec<String>, Vec<(String, String)>) {
+        match (&run.command, run.script()) {
+            (Command::Exec(words), _) => (words.clone(), Vec::new()),
+            (Command::Shell(_), Some(Script::File { name, body }))
+                if self.config.os != "windows" =>
+            {
+                (
+                    self.in_shell(format!("{SCRIPTS}{name}")),
+                    vec![(name, body)],
+                )
+            }
+            (Command::Shell(_), Some(Script::Text(text) | Script::File { body: text, .. })) => {
+                (self.in_shell(text), Vec::new())
+            }
+            (Command::Shell(text), None) => (self.in_shell(text.clone()), Vec::new()),
+        }
+    }
+
+    /// `|2 A=1 B=2 `: every declared argument once, with the value that steps see.
+    fn declared_args(&self) -> String {
+        let mut shown: Vec<(&str, &str)> = Vec::new();
+        for (name, value) in &self.args {
+            let value = self.env.get(name).or(value.as_deref()).unwrap_or_default();
+            match shown.iter_mut().find(|(other, _)| other == name) {
+                Some((_, old)) => *old = value,
+                None => shown.push((name, value)),
+            }
+        }
+        if shown.is_empty() {
+            return String::new();
+        }
+        let pairs: Vec<String> = shown
+            .iter()
+            .map(|(name, value)| format!("{name}={value} "))
+            .collect();
+        format!("|{} {}", pairs.len(), pairs.concat())
+    }
+}

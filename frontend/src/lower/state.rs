@@ -1,0 +1,130 @@
+//! What a stage is while its instructions are walked.
+
+use super::graph::Graph;
+use super::name::Steps;
+use crate::env::Env;
+use crate::image::{ImageConfig, Platform};
+use crate::paths;
+use crate::plan::{History, Node, Op, OpId};
+use crate::span::Span;
+use crate::stage::StageId;
+
+/// Where commands are looked for when an image does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What the instructions of a stage have made so far.
+#[derive(Debug, Clone)]
+pub(super) struct State {
+    pub(super) id: StageId,
+    pub(super) fs: OpId,
+    pub(super) platform: Platform,
+    pub(super) config: ImageConfig,
+    pub(super) history: Vec<History>,
+    /// ENV and ARG, as steps see them.
+    pub(super) env: Env,
+    /// The `ARG`s in scope with the value each had where it was declared.
+    pub(super) args: Vec<(String, Option<String>)>,
+    /// Absolute and clean.
+    pub(super) cwd: String,
+    /// A `CMD` stood in this stage.
+    pub(super) has_cmd: bool,
+    pub(super) steps: Steps,
+    /// As [`Node::stage`].
+    pub(super) stage: String,
+    pub(super) ignore_cache: bool,
+}
+
+impl State {
+    /// Adds an entry without a layer.
+    pub(super) fn record(&mut self, created_by: String) {
+        self.history.push(History {
+            created_by,
+            layer: None,
+        });
+    }
+
+    /// Puts an op on top of the stage and adds its history entry.
+    pub(super) fn commit(&mut self, graph: &mut Graph, node: Node, created_by: String) {
+        self.fs = graph.add(node);
+        self.history.push(History {
+            created_by,
+            layer: Some(self.fs),
+        });
+    }
+
+    pub(super) fn node(&self, op: Op, name: String, span: Span) -> Node {
+        Node {
+            op,
+            name,
+            span: Some(span),
+            stage: self.stage.clone(),
+            ignore_cache: false,
+        }
+    }
+
+    /// What the base's config says holds from here on, also over an `ARG` of a parent stage.
+    pub(super) fn take_over_config(&mut self) {
+        let has_path = self
+            .config
+            .config
+            .env
+            .iter()
+            .any(|entry| entry.split('=').next() == Some("PATH"));
+        if !has_path && self.platform.os != "windows" {
+            self.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        for entry in &self.config.config.env {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            self.env.set(name, value);
+        }
+        let dir = self.config.config.working_dir.clone();
+        if !dir.is_empty() {
+            self.change_dir(&dir);
+        }
+    }
+
+    /// An absolute path stays as it is written in the config, where Docker keeps it so too.
+    pub(super) fn change_dir(&mut self, path: &str) {
+        let current = &self.config.config.working_dir;
+        let dir = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            let current = if current.starts_with('/') {
+                current.clone()
+            } else {
+                paths::join("/", current)
+            };
+            if path.is_empty() {
+                current
+            } else {
+                paths::join(&current, path)
+            }
+        };
+        self.cwd = paths::clean(&dir);
+        self.config.config.working_dir = dir;
+    }
+}
+
+/// The config of `scratch`.
+pub(super) fn empty_image(platform: &Platform) -> ImageConfig {
+    let mut config = ImageConfig::default();
+    set_platform(&mut config, platform);
+    config.config.working_dir = "/".to_owned();
+    if platform.os != "windows" {
+        config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    config
+}
+
+/// Makes the config say that the image is for this platform. What only the base knows stays where the rest agrees.
+pub(super) fn set_platform(config: &mut ImageConfig, platform: &Platform) {
+    let same = config.os == platform.os && config.architecture == platform.architecture;
+    config.os.clone_from(&platform.os);
+    config.architecture.clone_from(&platform.architecture);
+    if platform.variant.is_some() || !same {
+        config.variant.clone_from(&platform.variant);
+    }
+    if platform.os_version.is_some() || !same {
+        config.os_version.clone_from(&platform.os_version);
+    }
+}

@@ -1,0 +1,105 @@
+//! How Go prints values: histories of images hold them in these forms.
+
+/// `[a b]`.
+pub(super) fn list<S: AsRef<str>>(items: &[S]) -> String {
+    let items: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
+    format!("[{}]", items.join(" "))
+}
+
+/// `["a" "b"]`.
+pub(super) fn quoted_list(items: &[String]) -> String {
+    list(&items.iter().map(|item| quote(item)).collect::<Vec<_>>())
+}
+
+/// `"a"`, with what cannot be seen as an escape sequence.
+pub(super) fn quote(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{b}' => out.push_str("\\v"),
+            c if (c as u32) < 0x20 || c == '\u{7f}' => {
+                out += &format!("\\x{:02x}", c as u32);
+            }
+            c if c.is_control() || (c.is_whitespace() && c != ' ') => match c as u32 {
+                code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
+                code => out.push_str(&format!("\\U{code:08x}")),
+            },
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// `1h0m30.5s` of nanoseconds.
+pub(super) fn duration(nanoseconds: u64) -> String {
+    let (unit, name) = match nanoseconds {
+        0 => return "0s".to_owned(),
+        1..1_000 => (1, "ns"),
+        1_000..1_000_000 => (1_000, "µs"),
+        1_000_000..1_000_000_000 => (1_000_000, "ms"),
+        _ => return long_duration(nanoseconds),
+    };
+    format!("{}{name}", decimal(nanoseconds, unit))
+}
+
+fn long_duration(nanoseconds: u64) -> String {
+    const SECOND: u64 = 1_000_000_000;
+    let minutes = nanoseconds / SECOND / 60;
+    let seconds = decimal(nanoseconds % (60 * SECOND), SECOND);
+    match (minutes / 60, minutes % 60) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+/// `value / unit` without trailing zeros; `unit` is a power of ten.
+fn decimal(value: u64, unit: u64) -> String {
+    let (whole, rest) = (value / unit, value % unit);
+    if rest == 0 {
+        return whole.to_string();
+    }
+    let width = unit.ilog10() as usize;
+    let digits = format!("{rest:0width$}");
+    format!("{whole}.{}", digits.trim_end_matches('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_look_like_go() {
+        for (value, want) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_500, "1.5µs"),
+            (500_000_000, "500ms"),
+            (1_500_000_000, "1.5s"),
+            (90_000_000_000, "1m30s"),
+            (7_200_000_000_000, "2h0m0s"),
+            (3_661_000_000_001, "1h1m1.000000001s"),
+        ] {
+            assert_eq!(duration(value), want);
+        }
+    }
+
+    #[test]
+    fn quotes_look_like_go() {
+        let text = "a \"b\"\\\n\t\u{1}é\u{a0}\u{85}";
+        assert_eq!(
+            quoted_list(&["x".into(), text.into()]),
+            "[\"x\" \"a \\\"b\\\"\\\\\\n\\t\\x01é\\u00a0\\u0085\"]"
+        );
+        assert_eq!(list::<&str>(&[]), "[]");
+    }
+}

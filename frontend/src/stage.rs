@@ -1,0 +1,442 @@
+//! Stages: what each is built on, which names and numbers mean which, and which of them the target needs.
+
+mod globals;
+
+use std::collections::BTreeSet;
+
+use crate::ast::{Dockerfile, From, Instruction, Kind};
+use crate::diag::{Code, Diagnostic};
+use crate::env::Env;
+use crate::expand;
+use crate::image::{ImageRef, Platform, normalize_context_name};
+use crate::mount_from;
+use crate::plan::{Inputs, NamedContext};
+use crate::span::{Span, Spanned};
+use crate::suggest;
+use globals::{globals, target_name};
+
+/// The name of the empty image.
+pub(crate) const SCRATCH: &str = "scratch";
+
+/// The index of a stage in [`Stages::stages`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StageId(pub usize);
+
+/// The stages of a Dockerfile, with all names resolved.
+#[derive(Debug)]
+pub struct Stages<'a> {
+    /// In source order.
+    pub stages: Vec<Stage<'a>>,
+    /// The stage to build.
+    pub target: StageId,
+    /// `ARG`s before the first `FROM` and the platform variables.
+    pub(crate) globals: Env,
+    pub(crate) inputs: &'a Inputs,
+}
+
+/// One stage.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    /// In lower case.
+    pub name: Option<String>,
+    /// Of the `FROM`.
+    pub span: Span,
+    /// What it begins with.
+    pub base: Base,
+    /// `--platform`.
+    pub platform: Option<Platform>,
+    /// The instructions after the `FROM`. Not run where `context` replaces the stage.
+    pub instructions: &'a [Instruction],
+    /// The `--build-context` that bears the stage's name, with its own name.
+    pub context: Option<(&'a str, &'a NamedContext)>,
+    /// The stages that `COPY --from` and `RUN --mount` take from, with the instruction.
+    pub sources: Vec<(StageId, Span)>,
+}
+
+/// What a stage begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing.
+    Scratch,
+    /// An earlier stage.
+    Stage(StageId),
+    /// An image, or the `--build-context` that bears its name.
+    Image(ImageRef),
+}
+
+/// What a `--from` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// `scratch`.
+    Scratch,
+    /// A stage, by name in any case or by number.
+    Stage(StageId),
+    /// Anything else is an image, or the `--build-context` that bears its name.
+    Image(ImageRef),
+}
+
+impl<'a> Stages<'a> {
+    /// Resolves every name of the file. All independent errors are reported.
+    pub fn new(dockerfile: &'a Dockerfile, inputs: &'a Inputs) -> Result<Self, Vec<Diagnostic>> {
+        let escape = dockerfile.directives.escape;
+        let is_from = |i: &Instruction| matches!(i.kind, Kind::From(_));
+        let first = dockerfile
+            .instructions
+            .iter()
+            .position(is_from)
+            .unwrap_or_default();
+        let (head, rest) = dockerfile.instructions.split_at(first);
+        let chunks: Vec<&[Instruction]> = rest.chunk_by(|_, next| !is_from(next)).collect();
+
+        let globals = globals(head, escape, inputs, target_name(&chunks, inputs))?;
+        let target = StageId(chunks.len().saturating_sub(1));
+        let mut stages = Self {
+            stages: Vec::new(),
+            target,
+            globals,
+            inputs,
+        };
+        let mut errors = Vec::new();
+        for chunk in chunks {
+            if let Some((
+                Instruction {
+                    kind: Kind::From(from),
+                    span,
+                    ..
+                },
+                instructions,
+            )) = chunk.split_first()
+            {
+                let stage = stages.stage(from, *span, instructions, escape, &mut errors);
+                stages.stages.push(stage);
+            }
+        }
+        if stages.stages.is_empty() {
+            let message = "dockerfile contains no stages to build";
+            return Err(vec![Diagnostic::error(
+                Code::NoStages,
+                Span::default(),
+                message,
+            )]);
+        }
+        stages.find_target(&mut errors);
+        stages.find_sources(&mut errors);
+        if errors.is_empty() {
+            stages.refuse_cycles(&mut errors);
+        }
+        if errors.is_empty() {
+            Ok(stages)
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The stage of an id.
+    pub fn get(&self, id: StageId) -> &Stage<'a> {
+        &self.stages[id.0]
+    }
+
+    /// The stage of a name, in any case. Of several the last.
+    pub fn find(&self, name: &str) -> Option<StageId> {
+        let name = name.to_lowercase();
+        self.stages
+            .iter()
+            .rposition(|s| s.name.as_deref() == Some(name.as_str()))
+            .map(StageId)
+    }
+
+    /// The stages that `target` is built from, itself included. `more` adds sources that only triggers name.
+    pub fn reachable(&self, more: impl Fn(StageId) -> Vec<StageId>) -> BTreeSet<StageId> {
+        let mut seen = BTreeSet::new();
+        let mut open = vec![self.target];
+        while let Some(id) = open.pop() {
+            let stage = self.get(id);
+            if !seen.insert(id) || stage.context.is_some() {
+                continue;
+            }
+            if let Base::Stage(base) = stage.base {
+                open.push(base);
+            }
+            open.extend(stage.sources.iter().map(|(source, _)| *source));
+            open.extend(more(id));
+        }
+        seen
+    }
+
+    /// The `--build-context` for a name, if there is one: for the platform first, then for all.
+    pub(crate) fn context(
+        &self,
+        name: &str,
+        platform: &Platform,
+    ) -> Option<(&'a str, &'a NamedContext)> {
+        let name = normalize_context_name(name).ok()?;
+        let contexts = &self.inputs.contexts;
+        let exact = contexts.get_key_value(&format!("{name}::{}", platform.normalized()));
+        exact
+            .or_else(|| contexts.get_key_value(&name))
+            .map(|(name, context)| (name.as_str(), context))
+    }
+
+    /// What `COPY --from` or `RUN --mount=from=` means.
+    pub fn resolve(&self, from: &Spanned<String>) -> Result<Named, Diagnostic> {
+        let text = from.value.as_str();
+        if let Some(id) = self.find(text) {
+            return Ok(Named::Stage(id));
+        }
+        if text == SCRATCH {
+            return Ok(Named::Scratch);
+        }
+        match text.parse::<i64>() {
+            Ok(index) => match usize::try_from(index)
+                .ok()
+                .filter(|i| *i < self.stages.len())
+            {
+                Some(index) => Ok(Named::Stage(StageId(index))),
+                None => {
+                    let message = format!("invalid stage index {index}");
+                    Err(
+                        Diagnostic::error(Code::StageReference, from.span, message).hint(format!(
+                            "stages are counted from 0, the last is {}",
+                            self.stages.len() - 1
+                        )),
+                    )
+                }
+            },
+            Err(_) => self.reference(text, from.span).map(Named::Image),
+        }
+    }
+
+    fn reference(&self, text: &str, span: Span) -> Result<ImageRef, Diagnostic> {
+        text.parse().map_err(|reason| {
+            let message = format!("failed to parse stage name {text:?}: {reason}");
+            let mut error = Diagnostic::error(Code::ImageReference, span, message);
+            error.hint = match self.find(text) {
+                Some(id) => self
+                    .get(id)
+                    .name
+                    .as_ref()
+                    .map(|name| format!("did you mean {name}?")),
+                None => {
+                    suggest::nearest(text, self.names()).map(|name| format!("did you mean {name}?"))
+                }
+            };
+            error
+        })
+    }
+
+    /// The names of the stages.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.stages.iter().filter_map(|stage| stage.name.as_deref())
+    }
+
+    /// Reads one `FROM`. After an error the stage is still there, so that what follows from its absence is not reported.
+    fn stage(
+        &self,
+        from: &From,
+        span: Span,
+        instructions: &'a [Instruction],
+        escape: char,
+        errors: &mut Vec<Diagnostic>,
+    ) -> Stage<'a> {
+        let mut keep = |error| errors.push(error);
+        let base = self.base(&from.image, escape).unwrap_or_else(|error| {
+            keep(error);
+            Base::Scratch
+        });
+        let platform = from
+            .platform
+            .as_ref()
+            .and_then(|p| self.platform(p, escape).map_err(&mut keep).ok());
+        let name = from.name.as_ref().map(|name| name.value.to_lowercase());
+        let context = from
+            .name
+            .as_ref()
+            .zip(name.as_ref())
+            .and_then(|(typed, name)| {
+                if let Err(reason) = normalize_context_name(name) {
+                    let message = format!("invalid context name {name}: {reason}");
+                    keep(Diagnostic::error(Code::StageName, typed.span, message));
+                }
+                let reserved = [SCRATCH, "context"].contains(&name.as_str());
+                let platform = platform.as_ref().unwrap_or(&self.inputs.target_platform);
+                self.context(name, platform).filter(|_| !reserved)
+            });
+        Stage {
+            name,
+            span,
+            base,
+            platform,
+            instructions,
+            context,
+            sources: Vec::new(),
+        }
+    }
+
+    fn base(&self, image: &Spanned<String>, escape: char) -> Result<Base, Diagnostic> {
+        let expanded = expand::word(&image.value, escape, &|name| self.globals.lookup(name))
+            .map_err(|error| error.diagnostic(image))?;
+        let text = expanded.text.as_str();
+        if text.is_empty() {
+            let message = format!("base name ({}) should not be blank", image.value);
+            let mut error = Diagnostic::error(Code::ImageReference, image.span, message);
+            error.hint = Some(match expanded.unset.first() {
+                Some(name) => {
+                    format!("declare ARG {name} before the first FROM and give it a value")
+                }
+                None => "give the ARG a value".to_owned(),
+            });
+            return Err(error);
+        }
+        // Unlike `--from`, names are compared as they are written.
+        let stage = self
+            .stages
+            .iter()
+            .rposition(|stage| stage.name.as_deref() == Some(text));
+        match (stage, text) {
+            (Some(index), _) => Ok(Base::Stage(StageId(index))),
+            (None, SCRATCH) => Ok(Base::Scratch),
+            (None, _) => self.reference(text, image.span).map(Base::Image),
+        }
+    }
+
+    fn platform(&self, raw: &Spanned<String>, escape: char) -> Result<Platform, Diagnostic> {
+        let expanded = expand::word(&raw.value, escape, &|name| self.globals.lookup(name))
+            .map_err(|error| error.diagnostic(raw))?;
+        let message = if expanded.text.is_empty() {
+            format!("empty platform value from expression {}", raw.value)
+        } else {
+            match Platform::parse(&expanded.text, &self.inputs.build_platform) {
+                Ok(platform) => return Ok(platform),
+                Err(reason) => format!("failed to parse platform {}: {reason}", raw.value),
+            }
+        };
+        let mut error = Diagnostic::error(Code::Platform, raw.span, message);
+        let near = expanded
+            .unset
+            .iter()
+            .find_map(|name| suggest::nearest(name, self.globals.names()));
+        error.hint = near.map(|name| format!("did you mean {name}?"));
+        Err(error)
+    }
+
+    fn find_target(&mut self, errors: &mut Vec<Diagnostic>) {
+        let Some(name) = self
+            .inputs
+            .target
+            .as_deref()
+            .filter(|name| !name.is_empty())
+        else {
+            return;
+        };
+        if let Some(id) = self.find(name) {
+            self.target = id;
+            return;
+        }
+        let message = format!("target stage {name:?} could not be found");
+        let mut error = Diagnostic::error(Code::Target, Span::default(), message);
+        error.hint =
+            suggest::nearest(name, self.names()).map(|name| format!("did you mean {name}?"));
+        errors.push(error);
+    }
+
+    fn find_sources(&mut self, errors: &mut Vec<Diagnostic>) {
+        for index in 0..self.stages.len() {
+            let mut sources = Vec::new();
+            for instruction in self.stages[index].instructions {
+                match self.sources(instruction) {
+                    Ok(found) => sources.extend(found.into_iter().map(|id| (id, instruction.span))),
+                    Err(error) => errors.push(error),
+                }
+            }
+            if self.stages[index].context.is_none() {
+                self.stages[index].sources = sources;
+            }
+        }
+    }
+
+    /// The stages that an instruction takes from.
+    pub(crate) fn sources(&self, instruction: &Instruction) -> Result<Vec<StageId>, Diagnostic> {
+        let named = instruction_sources(instruction)?;
+        let resolved = named
+            .iter()
+            .map(|from| self.resolve(from))
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(resolved
+            .into_iter()
+            .filter_map(|named| {
+                if let Named::Stage(id) = named {
+                    Some(id)
+                } else {
+                    None
+                }
+            })
+            .collect())
+    }
+
+    /// Follows the sources from every stage; a path that comes back to itself is an error. No recursion: a file may
+    /// hold any number of stages.
+    fn refuse_cycles(&self, errors: &mut Vec<Diagnostic>) {
+        let mut visited = BTreeSet::new();
+        for start in 0..self.stages.len() {
+            let mut path: Vec<(usize, usize)> = Vec::new();
+            if visited.insert(start) {
+                path.push((start, 0));
+            }
+            while let Some((stage, next)) = path.last_mut() {
+                let Some((StageId(source), span)) = self.stages[*stage].sources.get(*next).copied()
+                else {
+                    path.pop();
+                    continue;
+                };
+                *next += 1;
+                if let Some(begin) = path.iter().position(|(stage, _)| *stage == source) {
+                    let round: Vec<_> = path[begin..]
+                        .iter()
+                        .map(|(stage, _)| self.label(StageId(*stage)))
+                        .collect();
+                    let message = format!("circular dependency detected on stage: {}", round[0]);
+                    let hint = format!("{} -> {}", round.join(" -> "), round[0]);
+                    errors.push(Diagnostic::error(Code::Cycle, span, message).hint(hint));
+                    return;
+                }
+                if visited.insert(source) {
+                    path.push((source, 0));
+                }
+            }
+        }
+    }
+
+    /// The name of a stage, or `stage-N` where it has none.
+    pub(crate) fn label(&self, id: StageId) -> String {
+        self.get(id)
+            .name
+            .clone()
+            .unwrap_or_else(|| format!("stage-{}", id.0))
+    }
+}
+
+/// What an instruction names with `--from`, as written.
+pub(crate) fn instruction_sources(
+    instruction: &Instruction,
+) -> Result<Vec<Spanned<String>>, Diagnostic> {
+    match &instruction.kind {
+        Kind::Copy(copy) => {
+            let Some(from) = &copy.from else {
+                return Ok(Vec::new());
+            };
+            let plain = expand::word(&from.value, '\\', &|_| None);
+            if plain.is_ok_and(|plain| plain.text == from.value) {
+                return Ok(vec![from.clone()]);
+            }
+            let message = "variable expansion is not supported for --from, define a new stage with FROM using ARG \
+                from global scope as a workaround";
+            Err(Diagnostic::error(Code::StageReference, from.span, message))
+        }
+        Kind::Run(run) => Ok(run
+            .mounts
+            .iter()
+            .filter_map(|raw| mount_from(&raw.value).map(|from| Spanned::new(from, raw.span)))
+            .collect()),
+        _ => Ok(Vec::new()),
+    }
+}
