@@ -1,3 +1,4 @@
 //! The builder.
 
+pub mod cli;
 pub mod progress;
