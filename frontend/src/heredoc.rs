@@ -151,6 +151,11 @@ mod tests {
         assert_eq!(names("RUN echo it's <<EOF"), Vec::<String>::new());
         assert_eq!(names("RUN <<"), Vec::<String>::new());
         assert_eq!(names("RUN x<<EOF"), Vec::<String>::new());
+        assert_eq!(names("RUN <<$EOF"), ["$EOF"]);
+        assert_eq!(names("RUN << -EOF"), ["-EOF"]);
+        assert_eq!(names("RUN <<- EOF"), Vec::<String>::new());
+        assert_eq!(names("RUN echo $(( 1 << 2 ))"), ["2"]);
+        assert_eq!(names("RUN echo ${X^^} <<EOF"), Vec::<String>::new());
     }
 
     #[test]
@@ -159,6 +164,9 @@ mod tests {
         for word in ["<<'EOF'", "<<\"EOF\"", "<<eo'f'"] {
             assert!(!opener(word).unwrap().expand, "{word}");
         }
+        assert!(opener("<<eo\\'f").unwrap().expand);
+        assert!(!opener("<<'e'o\\'f").unwrap().expand);
+        assert_eq!(opener("<<'e'o\\'f").unwrap().name, "eo'f");
         let found = opener("12<<-'E'").unwrap();
         assert_eq!(
             (found.fd, found.chomp, found.name.as_str()),

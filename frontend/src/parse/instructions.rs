@@ -1,5 +1,7 @@
 //! What each instruction asks of its arguments.
 
+use std::collections::HashMap;
+
 use crate::ast::{
     ArgDefault, Command, Copy, Device, From, Healthcheck, Heredoc, Kind, Onbuild, Pairs, Run,
     Source,
@@ -249,12 +251,14 @@ impl Request<'_> {
             let message = format!("{name} cannot accept a heredoc as a destination");
             return Err(Diagnostic::error(Code::Heredoc, destination.span, message));
         }
-        let sources = self
-            .args
-            .words
-            .into_iter()
-            .map(|word| source(word, &self.heredocs))
+        // Of equal names the last body counts.
+        let bodies = self
+            .heredocs
+            .iter()
+            .map(|heredoc| (heredoc.name.as_str(), heredoc))
             .collect();
+        let words = self.args.words.into_iter();
+        let sources = words.map(|word| source(word, &bodies)).collect();
         Ok(Copy {
             from: flags.text("from"),
             chown: flags.text("chown"),
@@ -382,15 +386,12 @@ fn command(mut args: Args) -> Command {
     }
 }
 
-/// A path, or the heredoc of that name. Of equal names the last body counts.
-fn source(word: Spanned<String>, heredocs: &[Heredoc]) -> Source {
+/// A path, or the heredoc of that name.
+fn source(word: Spanned<String>, bodies: &HashMap<&str, &Heredoc>) -> Source {
     let Some(opener) = heredoc::opener(&word.value) else {
         return Source::Path(word);
     };
-    let found = heredocs
-        .iter()
-        .rev()
-        .find(|heredoc| heredoc.name == opener.name);
+    let found = bodies.get(opener.name.as_str());
     Source::Heredoc(Heredoc {
         body: found
             .map(|heredoc| heredoc.body.clone())

@@ -158,7 +158,8 @@ pub fn parse_mount(
         };
         let key = key.to_lowercase();
         let value = match raw {
-            Some(raw) => expand(raw).map_err(|error| MountError::new(error.message))?,
+            Some(raw) => expand(raw)
+                .map_err(|error| MountError::new(format!("failed to process {raw:?}: {error}")))?,
             None => bare(&key, &field)?,
         };
         match key.as_str() {
