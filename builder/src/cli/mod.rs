@@ -100,7 +100,7 @@ pub fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     env: &Environment,
 ) -> Result<Invocation, Exit> {
-    let arguments = without_group(arguments.into_iter().collect());
+    let arguments = as_ours(arguments.into_iter().collect());
     let named = arguments
         .iter()
         .skip(1)
@@ -174,10 +174,16 @@ fn command_name(argument: &str) -> Option<&'static str> {
         .map(|(_, shown)| *shown)
 }
 
-/// `docker buildx build`, `docker builder build` and `docker image build` are one command: the group is dropped.
-fn without_group(mut arguments: Vec<OsString>) -> Vec<OsString> {
+/// The command lines of docker that mean one of ours: `buildx build`, `builder build` and `image build` are `build`,
+/// `help build` is `build --help`.
+fn as_ours(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let word = |at: usize| arguments.get(at).and_then(|argument| argument.to_str());
     let shared: &[&str] = match word(1) {
+        Some("help") => {
+            arguments.remove(1);
+            arguments.push("--help".into());
+            return arguments;
+        }
         Some("buildx") => &["build", "b", "du", "prune", "version"],
         Some("builder") => &["build", "prune"],
         Some("image") => &["build", "ls", "inspect", "history", "tag", "push", "pull"],

@@ -1,12 +1,12 @@
 //! `--progress`: which view of a build there is.
 
 use std::io::stderr;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::environment::Environment;
 use super::values::Invalid;
 use crate::progress::text::Colour;
-use crate::progress::{Colors, Json, Plain, Progress, Quiet, Tty, stderr_size};
+use crate::progress::{Colors, Display, Json, LogLimit, Plain, Progress, Quiet, Tty, stderr_size};
 
 /// A view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +58,14 @@ impl ProgressMode {
         Ok(if quiet { Self::Quiet } else { mode })
     }
 
+    /// Starts to show a build that began at `start`.
+    pub fn start(self, env: &Environment, start: Instant) -> std::io::Result<Display> {
+        let limit = LogLimit::parse(env.variable("BUILDKIT_STEP_LOG_MAX_SIZE"));
+        Display::start(self.open(env), limit, start)
+    }
+
     /// The view itself, on standard error, with the colours and sizes that the environment wants.
-    pub fn open(self, env: &Environment) -> Box<dyn Progress> {
+    fn open(self, env: &Environment) -> Box<dyn Progress> {
         let no_color = env.nonempty("NO_COLOR");
         match self {
             Self::Plain => {

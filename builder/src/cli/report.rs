@@ -3,6 +3,7 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use super::Exit;
+use crate::progress::text;
 
 /// What to print for what the argument parser found: help and version are no mistakes.
 pub(super) fn exit(error: &clap::Error, command: Option<&str>, colour: bool) -> Exit {
@@ -22,13 +23,12 @@ pub(super) fn exit(error: &clap::Error, command: Option<&str>, colour: bool) -> 
     }
 }
 
-/// A mistake in the use of `command`.
+/// A mistake in the use of `command`. What was typed may hold line ends and escapes; the message stays one line.
 pub(super) fn usage(message: &str, command: Option<&str>) -> Exit {
     let command = command.map(|name| format!(" {name}")).unwrap_or_default();
-    Exit {
-        code: 1,
-        text: format!("error: {message} (see lapstrake{command} --help)\n"),
-    }
+    let message = text::name(message);
+    let text = format!("error: {message} (see lapstrake{command} --help)\n");
+    Exit { code: 1, text }
 }
 
 fn message(error: &clap::Error, command: Option<&str>) -> String {

@@ -25,7 +25,20 @@ fn refused(line: &str) -> String {
 #[test]
 fn the_definition_holds_together() {
     use clap::CommandFactory as _;
-    args::Cli::command().debug_assert();
+    let definition = args::Cli::command();
+    definition.clone().debug_assert();
+    for command in definition.get_subcommands() {
+        let names = [command.get_name()]
+            .into_iter()
+            .chain(command.get_all_aliases());
+        for name in names {
+            assert_eq!(
+                command_name(name),
+                Some(command.get_name()),
+                "{name} is not in COMMANDS"
+            );
+        }
+    }
 }
 
 #[test]
@@ -283,4 +296,81 @@ fn a_context_need_not_be_utf_8() {
         panic!()
     };
     assert_eq!(options.context, ContextArg::Dir(path.into()));
+}
+
+/// Numbers that look random and are the same in every run.
+fn numbers() -> impl FnMut(usize) -> usize {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).unwrap() % below
+    }
+}
+
+#[test]
+fn no_value_of_any_flag_panics() {
+    let flags = "--tag --build-arg --build-context --platform --label --annotation --attest --provenance --sbom --output \
+                 --no-cache-filter --secret --ssh --network --add-host --allow --resource --ulimit --shm-size --progress \
+                 --call --pull --file --memory --memory-swap";
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    let pieces = [
+        "type=",
+        "oci",
+        "local",
+        "image",
+        "dest=",
+        "id=",
+        "src=",
+        "env=",
+        "=",
+        ",",
+        ":",
+        "-",
+        "\"",
+        "\"\"",
+        "a",
+        "B",
+        "1",
+        "9999999999999999999999",
+        "/",
+        "[",
+        "]",
+        "@",
+        "sha256:",
+        "linux",
+        "arm64",
+        "memory",
+        "nofile",
+        "é",
+        " ",
+        "\n",
+        "annotation.",
+        "index:",
+        "compression=",
+        "docker-image://",
+        "oci-layout://",
+        "0.5",
+        "g",
+        "~",
+        "*",
+    ];
+    let env = Environment::of_variables(&[("a", "b")]);
+    let mut number = numbers();
+    for _ in 0..4_000 {
+        let value: String = (0..number(8))
+            .map(|_| pieces[number(pieces.len())])
+            .collect();
+        let flag = flags[number(flags.len())];
+        let line = ["lapstrake", "build", &format!("{flag}={value}"), "."].map(OsString::from);
+        if let Err(exit) = parse(line, &env) {
+            assert_eq!(
+                (exit.code, exit.text.lines().count()),
+                (1, 1),
+                "{flag}={value:?}: {}",
+                exit.text
+            );
+        }
+    }
 }

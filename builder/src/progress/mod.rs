@@ -24,6 +24,8 @@ mod tty;
 
 use std::time::Duration;
 
+pub use lapstrake_runtime::Stream;
+
 pub use colors::Colors;
 pub use display::{Display, Feed, Summary};
 pub use failure::{Excerpt, FailedStep, Failure, render_failure, render_warnings};
@@ -36,14 +38,6 @@ pub use tty::{Tty, stderr_size};
 /// A step as progress numbers it: the engine's choice, unique in a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StepId(pub u32);
-
-/// Where a step wrote its output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Stream {
-    Stdout,
-    Stderr,
-}
 
 /// Something that happened. `at` is the time since the build began ([`Feed::now`]).
 ///

@@ -72,6 +72,8 @@ struct Status {
     started: Duration,
     shown: Duration,
     current: u64,
+    /// Its line in the queue, which a newer one replaces.
+    queued: Option<usize>,
 }
 
 impl<W: Write> Plain<W> {
@@ -222,6 +224,9 @@ impl<W: Write> Plain<W> {
             let _ = writeln!(lines, "#{number} {line}");
         }
         step.queued = 0;
+        for status in step.statuses.values_mut() {
+            status.queued = None;
+        }
         if let Some(turn) = &mut self.current {
             turn.last = now;
         }
@@ -283,6 +288,7 @@ impl Step {
                 started: at,
                 shown: at,
                 current,
+                queued: None,
             }),
         };
         (status.shown, status.current) = (at, current);
@@ -297,9 +303,20 @@ impl Step {
         }
         if done {
             line.push_str(" done");
+        }
+        match status.queued.and_then(|place| self.queue.get_mut(place)) {
+            Some(queued) => {
+                self.queued = self.queued - queued.len() + line.len();
+                *queued = line;
+            }
+            None => {
+                status.queued = Some(self.queue.len());
+                self.queue(at, line);
+            }
+        }
+        if done {
             self.statuses.remove(item);
         }
-        self.queue(at, line);
     }
 }
 

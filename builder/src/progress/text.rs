@@ -30,7 +30,7 @@ pub fn line(bytes: &[u8], colour: Colour) -> String {
             Some((sequence, after)) => {
                 if colour == Colour::Keep && is_sgr(sequence) {
                     out.push_str(sequence);
-                    coloured = true;
+                    coloured = !matches!(sequence, "\x1b[m" | "\x1b[0m");
                 }
                 rest = after;
             }
@@ -201,7 +201,7 @@ mod tests {
             (b"plain text", "plain text", "plain text"),
             (b"tab\there", "tab\there", "tab\there"),
             ("grüße 日本".as_bytes(), "grüße 日本", "grüße 日本"),
-            (b"\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m\x1b[0m", "red"),
+            (b"\x1b[31mred\x1b[0m", "\x1b[31mred\x1b[0m", "red"),
             (b"\x1b[1;38:5:9mx", "\x1b[1;38:5:9mx\x1b[0m", "x"),
             (b"\x1b[2Jcleared", "cleared", "cleared"),
             (b"\x1b[10;10Hmoved", "moved", "moved"),
@@ -238,6 +238,37 @@ mod tests {
         for (input, kept, dropped) in cases {
             assert_eq!(line(input, Colour::Keep), *kept, "{input:?}");
             assert_eq!(line(input, Colour::Drop), *dropped, "{input:?}");
+        }
+    }
+
+    #[test]
+    fn whatever_comes_only_text_and_whole_colours_leave() {
+        let pieces = [
+            "\x1b", "[", "]", "31", ";", "m", "J", "\x07", "\\", "(", "B", "P", "é", "\u{9b}",
+            "\u{202e}", "\t", "x", "\r", "\n", "\0",
+        ];
+        let mut state = 88_172_645_463_325_252_u64;
+        for _ in 0..50_000 {
+            let mut text = String::new();
+            for _ in 0..12 {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                text.push_str(pieces[(state >> 33) as usize % pieces.len()]);
+            }
+            let dropped = line(text.as_bytes(), Colour::Drop);
+            assert!(
+                dropped.chars().all(|c| c == '\t' || !unsafe_to_print(c)),
+                "{text:?}: {dropped:?}"
+            );
+            assert!(!name(&text).contains(unsafe_to_print), "{text:?}");
+            let mut kept = line(text.as_bytes(), Colour::Keep);
+            while let Some(at) = kept.find('\x1b') {
+                let end = at + kept[at..].find('m').unwrap();
+                assert!(is_sgr(&kept[at..=end]), "{text:?}: {kept:?}");
+                kept.drain(at..=end);
+            }
+            assert_eq!(kept, dropped, "{text:?}");
         }
     }
 

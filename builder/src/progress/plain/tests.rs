@@ -141,6 +141,29 @@ fn steps_that_run_at_once_take_turns() {
 }
 
 #[test]
+fn of_a_status_that_waits_the_last_line_is_enough() {
+    let mut script = vec![started(2, "busy", 0), started(1, "pulls", 0)];
+    script.extend((1..=9).map(|n| status(1, n * 100_000, false, n * 10)));
+    script.extend([
+        output(2, "x\n", 90),
+        done(2, 100),
+        status(1, 1_000_000, true, 110),
+        done(1, 120),
+    ]);
+    let expected = "\
+#1 busy
+#1 0.090 x
+#1 DONE 0.1s
+
+#2 pulls
+#2 sha256:4abc 900.00kB / 1.00MB 0.1s
+#2 sha256:4abc 1.00MB / 1.00MB 0.1s done
+#2 DONE 0.1s
+";
+    assert_eq!(shown(&script), expected);
+}
+
+#[test]
 fn a_step_that_never_falls_silent_gives_way_after_its_turn() {
     let mut script = vec![
         started(1, "busy", 0),
