@@ -107,7 +107,7 @@ fn shard_name(digest: &Digest) -> PathBuf {
     PathBuf::from(format!("{BLOBS}/{:02x}", digest.as_bytes()[0]))
 }
 
-fn blob_name(digest: &Digest) -> PathBuf {
+pub(crate) fn blob_name(digest: &Digest) -> PathBuf {
     shard_name(digest).join(digest.hex())
 }
 

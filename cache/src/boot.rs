@@ -40,7 +40,7 @@ pub(crate) fn mark(root: &Path, store: &OwnedFd, boot_id: &str) -> Result<()> {
     {
         return Ok(());
     }
-    let _lock = exclusive(root, store)?;
+    let _lock = exclusive(root, store.as_fd())?;
     for other in markers(root, store)? {
         recover(root, store, &other)?;
     }

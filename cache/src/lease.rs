@@ -6,16 +6,17 @@
 //! for a prune only that long, and a prune never waits for a build to end.
 
 use std::collections::HashSet;
-use std::io::Write;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 
 use crate::error::At;
+use crate::session::lock_abandoned;
 use crate::store::{create_file, open_lock};
-use crate::{Digest, Result};
+use crate::{Digest, Result, dir};
 
 const FILE: &std::ffi::CStr = c"leases";
 
@@ -77,4 +78,34 @@ fn line(what: Leased) -> String {
         Leased::Blob(digest) => format!("b {}\n", digest.hex()),
         Leased::Layer(digest) => format!("l {}\n", digest.hex()),
     }
+}
+
+fn parse(line: &str) -> Option<Leased> {
+    let (kind, hex) = line.split_once(' ')?;
+    let digest = Digest::from_hex(hex).ok()?;
+    match kind {
+        "b" => Some(Leased::Blob(digest)),
+        "l" => Some(Leased::Layer(digest)),
+        _ => None,
+    }
+}
+
+/// What living processes leased. The caller holds the store's lock exclusively.
+pub(crate) fn leased(tmp: BorrowedFd<'_>) -> io::Result<HashSet<Leased>> {
+    let mut all = HashSet::new();
+    for session in dir::names(tmp)? {
+        if lock_abandoned(tmp, &session).is_some() {
+            continue;
+        }
+        let Ok(session) = dir::open_child(tmp, &session) else {
+            continue;
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = openat(session.as_fd(), FILE, flags, Mode::empty()) else {
+            continue;
+        };
+        let text = io::read_to_string(std::fs::File::from(file))?;
+        all.extend(text.lines().filter_map(parse));
+    }
+    Ok(all)
 }

@@ -14,6 +14,7 @@
 //! mounts-v1/<id>/          cache mounts
 //! refs-v1/<name>           image names: the roots of garbage collection
 //! locks/<key>              held by the process that works on a key
+//! reserve                  some bytes to give up on a full device, so that a prune can start
 //! tmp/<pid>-<n>/           of one process, locked while it lives: scratch folders, files on their way, leases
 //! ```
 //!
@@ -32,12 +33,14 @@
 mod blob;
 mod boot;
 mod chain;
+mod copy;
 mod digest;
 mod dir;
 mod encode;
 mod error;
 mod escape;
 mod facts;
+mod gc;
 mod index;
 mod layer;
 mod lease;
@@ -46,21 +49,32 @@ mod mounts;
 mod place;
 mod refs;
 mod remove;
+mod session;
 mod snapshot;
+mod stat_index;
 mod store;
+mod tree;
 mod xattr;
 
 pub use blob::{BlobReader, Ingest};
+pub use copy::{
+    Attributes, copy_file, kept_xattrs, place_dir, place_node, place_symlink, remove_tree,
+    set_attributes,
+};
 pub use digest::{
     ChainId, Content, DiffId, Digest, HashingReader, HashingWriter, Key, ParseDigestError,
 };
 pub use encode::{Encoder, Explainer, Hasher};
 pub use error::{Error, Result};
+pub use gc::{Item, Kept, Policy, Reach, choose};
 pub use index::KeyLock;
 pub use layer::extract::{Unpack, unpack_archive};
 pub use meta::{Kind, Meta, Time};
 pub use mounts::{CacheMount, Sharing};
 pub use place::{Created, make_dirs_in_root, open_beneath, open_in_root};
+pub use session::Scratch;
 pub use snapshot::{Active, Layer, Omitted};
-pub use store::{Options, OverlayXattrs, Scratch, Store};
+pub use stat_index::StatIndex;
+pub use store::{Options, OverlayXattrs, Store};
+pub use tree::{Entry, Filter, Owners, Visit, file_digest, stat_beneath, tree_digest, walk};
 pub use xattr::{Xattrs, is_kept};

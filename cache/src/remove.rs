@@ -43,6 +43,13 @@ pub(crate) fn remove_until(
     Ok(true)
 }
 
+/// Removes everything in a directory.
+pub(crate) fn empty(dir: BorrowedFd<'_>) -> io::Result<()> {
+    dir::names(dir)?
+        .iter()
+        .try_for_each(|name| remove_all(dir, name))
+}
+
 struct Removal<'a> {
     parent: BorrowedFd<'a>,
     deadline: Option<Instant>,

@@ -6,7 +6,7 @@
 
 use std::ffi::CStr;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, RenameFlags, fchmod, fchown, mkdirat, openat, renameat_with};
@@ -237,17 +237,36 @@ impl Store {
 
     pub(crate) fn facts(&self, diff_id: &DiffId) -> Result<Option<Facts>> {
         self.leases().take(Leased::Layer(diff_id.0))?;
+        match self.open_facts(diff_id)? {
+            Some((file, path)) => {
+                crate::index::touch(&file);
+                read_facts(file).at("read", &path)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Store::facts`], but a look that does not count as use.
+    pub(crate) fn facts_unleased(&self, diff_id: &DiffId) -> Option<Facts> {
+        let (file, _) = self.open_facts(diff_id).ok()??;
+        read_facts(file).ok()?
+    }
+
+    fn open_facts(&self, diff_id: &DiffId) -> Result<Option<(OwnedFd, PathBuf)>> {
         let name = Path::new(LAYERS).join(diff_id.0.hex()).join("facts");
         let path = self.root().join(&name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match openat(self.dir(), &name, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            opened => opened.at("open", &path)?,
-        };
-        crate::index::touch(&file);
-        let text = std::io::read_to_string(std::fs::File::from(file)).at("read", &path)?;
-        Ok(serde_json::from_str(&text).ok())
+        match openat(self.dir(), &name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => Ok(Some((opened.at("open", &path)?, path))),
+        }
     }
+}
+
+/// None if they cannot be understood: then the layer is as good as absent.
+fn read_facts(file: OwnedFd) -> std::io::Result<Option<Facts>> {
+    let text = std::io::read_to_string(std::fs::File::from(file))?;
+    Ok(serde_json::from_str(&text).ok())
 }
 
 fn write_facts(base: impl AsFd, facts: &Facts) -> std::io::Result<()> {

@@ -1,28 +1,33 @@
 //! Opening a store, and the folder in it that belongs to one process.
 
-use std::collections::HashMap;
-use std::ffi::{CStr, CString, OsStr};
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, unlinkat};
+use rustix::fs::{
+    AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, flock, mkdirat, openat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::error::At;
-use crate::lease::Leases;
+use crate::lease::{self, Leased, Leases};
+use crate::session::{Session, TMP};
 use crate::xattr::Target;
-use crate::{ChainId, Error, Result, boot, dir, remove};
+use crate::{ChainId, Error, Result, boot, dir};
 
 /// Raised when the folders or files below change their meaning; a program refuses a store with a
 /// version it does not know, and ignores folders (`layers-v2`) it does not know.
 const VERSION: &str = "lapstrake store 1";
 /// Opening a store removes what killed builds left, but not for longer than this.
 const SWEEP_TIME: Duration = Duration::from_millis(100);
+
+/// Some room that is given up when there is none left.
+const RESERVE: &CStr = c"reserve";
+const RESERVE_SIZE: u64 = 256 << 10;
 
 pub(crate) const BLOBS: &str = "blobs/sha256";
 pub(crate) const LAYERS: &str = "layers-v1";
@@ -31,7 +36,6 @@ pub(crate) const STATS: &str = "stat-v1";
 pub(crate) const MOUNTS: &str = "mounts-v1";
 pub(crate) const REFS: &str = "refs-v1";
 pub(crate) const LOCKS: &str = "locks";
-const TMP: &str = "tmp";
 const FOLDERS: [&str; 9] = [
     "blobs", BLOBS, LAYERS, KEYS, STATS, MOUNTS, REFS, LOCKS, TMP,
 ];
@@ -85,15 +89,6 @@ struct Inner {
     patches: Mutex<HashMap<ChainId, Option<PathBuf>>>,
 }
 
-/// The folder `tmp/<pid>-<n>` of this process, locked as long as it lives.
-struct Session {
-    path: PathBuf,
-    name: CString,
-    tmp: OwnedFd,
-    dir: OwnedFd,
-    count: AtomicU64,
-}
-
 impl Store {
     /// Opens the store in the folder `root`, making it if there is none. When this returns, what builds
     /// that were killed left behind has been removed (or will be by later opens, if it is much).
@@ -113,8 +108,7 @@ impl Store {
             None => boot::current_id()?,
         };
         boot::mark(root, &dir, &boot_id)?;
-        let session = Session::start(root, &dir)?;
-        let leases = Leases::start(root, dir.as_fd(), session.dir.as_fd())?;
+        let (session, leases) = start(root, &dir)?;
         let inner = Inner {
             root: root.to_owned(),
             dir,
@@ -126,7 +120,11 @@ impl Store {
         let store = Self {
             inner: Arc::new(inner),
         };
-        store.sweep_until(Some(Instant::now() + SWEEP_TIME))?;
+        store
+            .inner
+            .session
+            .sweep(Some(Instant::now() + SWEEP_TIME))?;
+        store.keep_reserve();
         Ok(store)
     }
 
@@ -140,21 +138,9 @@ impl Store {
         self.inner.xattrs
     }
 
-    /// A new empty folder of mode 0700, removed when dropped (or, if this process is killed, by a later
-    /// [`Store::open`]).
-    pub fn scratch(&self) -> Result<Scratch> {
-        let (name, path) = self.temp_name();
-        mkdirat(&self.inner.session.dir, &name, Mode::RWXU).at("create", &path)?;
-        Ok(Scratch {
-            store: self.clone(),
-            name,
-            path,
-        })
-    }
-
     /// Removes everything that killed builds left behind, however long that takes.
     pub fn sweep(&self) -> Result<()> {
-        self.sweep_until(None)
+        self.inner.session.sweep(None)
     }
 
     /// Makes durable what was written so far: it then also survives a power cut.
@@ -180,14 +166,23 @@ impl Store {
 
     /// The folder for files on their way to their name, all on the store's file system.
     pub(crate) fn temp_dir(&self) -> BorrowedFd<'_> {
-        self.inner.session.dir.as_fd()
+        self.inner.session.dir()
     }
 
     pub(crate) fn temp_name(&self) -> (CString, PathBuf) {
-        let session = &self.inner.session;
-        let name = session.count.fetch_add(1, Ordering::Relaxed).to_string();
-        let path = session.path.join(&name);
-        (c_string(&name), path)
+        self.inner.session.fresh_name()
+    }
+
+    /// What living processes use.
+    pub(crate) fn leased(&self) -> Result<HashSet<Leased>> {
+        lease::leased(self.inner.session.all()).at("read the leases below", self.root())
+    }
+
+    /// Best effort: without the reserve, a store on a full device can be opened as root only.
+    fn keep_reserve(&self) {
+        if let Ok(file) = create_file(self.dir(), RESERVE) {
+            let _ = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, RESERVE_SIZE);
+        }
     }
 
     /// Writes a file so that whoever reads it sees all of the old or all of the new content.
@@ -198,26 +193,6 @@ impl Store {
         io::Write::write_all(&mut written, content).at("write", &temp_path)?;
         rustix::fs::renameat(self.temp_dir(), &temp, self.dir(), name)
             .at("rename to", &self.root().join(name))
-    }
-
-    fn sweep_until(&self, deadline: Option<Instant>) -> Result<()> {
-        let session = &self.inner.session;
-        let path = self.root().join(TMP);
-        let tmp = session.tmp.as_fd();
-        for name in dir::names(tmp).at("list", &path)? {
-            if name == session.name {
-                continue;
-            }
-            let abandoned = lock_abandoned(tmp, &name);
-            if abandoned.is_none() {
-                continue;
-            }
-            let path = path.join(OsStr::from_bytes(name.to_bytes()));
-            if !remove::remove_until(tmp, &name, deadline).at("remove", &path)? {
-                break;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -231,80 +206,20 @@ pub(crate) fn create_file(dir: impl AsFd, name: &CStr) -> rustix::io::Result<Own
     openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
 }
 
-/// Takes an exclusive lock on a folder of `tmp` whose owner is dead; none if it lives.
-pub(crate) fn lock_abandoned(tmp: BorrowedFd<'_>, name: &CStr) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = openat(tmp, name, flags, Mode::empty()).ok()?;
-    flock(&fd, FlockOperation::NonBlockingLockExclusive).ok()?;
-    Some(fd)
-}
-
-impl Session {
-    fn start(root: &Path, store: &OwnedFd) -> Result<Self> {
-        let tmp_path = root.join(TMP);
-        let tmp = dir::open_child(store, c"tmp").at("open", &tmp_path)?;
-        for attempt in 0.. {
-            let name = format!("{}-{attempt}", std::process::id());
-            let path = tmp_path.join(&name);
-            let name = c_string(&name);
-            match mkdirat(&tmp, &name, Mode::RWXU) {
-                Err(Errno::EXIST) => continue,
-                made => made.at("create", &path)?,
-            }
-            if let Some(dir) = Self::lock(&tmp, &name) {
-                let count = AtomicU64::new(0);
-                return Ok(Self {
-                    path,
-                    name,
-                    tmp,
-                    dir,
-                    count,
-                });
-            }
+/// On a full device even the folder of a process needs room. The reserve gives way to it, so that a prune can
+/// start.
+fn start(root: &Path, dir: &OwnedFd) -> Result<(Session, Leases)> {
+    let begin = || -> Result<_> {
+        let session = Session::start(root, dir)?;
+        let leases = Leases::start(root, dir.as_fd(), session.dir())?;
+        Ok((session, leases))
+    };
+    match begin() {
+        Err(error) if error.is_full() => {
+            unlinkat(dir, RESERVE, AtFlags::empty()).at("remove the reserve of", root)?;
+            begin()
         }
-        Err(Error::io("create", &tmp_path, Errno::EXIST))
-    }
-
-    /// None if a sweep came between making the folder and locking it.
-    fn lock(tmp: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
-        let dir = dir::open_child(tmp, name).ok()?;
-        flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
-        let held = dir::stat(&dir).ok()?;
-        let named = dir::lookup(tmp, name).ok()??;
-        (held.ino == named.ino).then_some(dir)
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        // What cannot be removed now is left to the sweep of a later open.
-        let _ = remove::remove_all(self.tmp.as_fd(), &self.name);
-    }
-}
-
-/// A folder that is removed when dropped.
-pub struct Scratch {
-    store: Store,
-    name: CString,
-    path: PathBuf,
-}
-
-impl Scratch {
-    /// Where the folder is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The folder, opened.
-    pub(crate) fn open(&self) -> Result<OwnedFd> {
-        dir::open_child(self.store.temp_dir(), &self.name).at("open", &self.path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed now is removed with the session's folder.
-        let _ = remove::remove_all(self.store.temp_dir(), &self.name);
+        started => started,
     }
 }
 
@@ -352,7 +267,7 @@ fn version_line(xattrs: OverlayXattrs) -> String {
 }
 
 fn create(root: &Path, dir: &OwnedFd) -> Result<OverlayXattrs> {
-    let _lock = exclusive(root, dir)?;
+    let _lock = exclusive(root, dir.as_fd())?;
     if let Some(xattrs) = read_version(root, dir)? {
         return Ok(xattrs);
     }
@@ -390,8 +305,8 @@ fn probe(dir: &OwnedFd) -> io::Result<OverlayXattrs> {
 }
 
 /// The store-wide lock, held exclusively until the result is dropped.
-pub(crate) fn exclusive(root: &Path, dir: &OwnedFd) -> Result<OwnedFd> {
-    let lock = open_lock(root, dir.as_fd())?;
+pub(crate) fn exclusive(root: &Path, dir: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let lock = open_lock(root, dir)?;
     flock(&lock, FlockOperation::LockExclusive).at("lock", root)?;
     Ok(lock)
 }

@@ -1,0 +1,152 @@
+//! The folder of one process: what it writes before it is visible, and what it leases.
+//!
+//! The folder is locked as long as the process lives. One that is not locked was left by a process that was killed, and
+//! is removed by whoever comes next.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, mkdirat, openat};
+use rustix::io::Errno;
+
+use crate::error::At;
+use crate::store::c_string;
+use crate::{Error, Result, Store, dir, remove};
+
+pub(crate) const TMP: &str = "tmp";
+
+/// The folder `tmp/<pid>-<n>` of this process, locked as long as it lives.
+pub(crate) struct Session {
+    path: PathBuf,
+    name: CString,
+    tmp: OwnedFd,
+    dir: OwnedFd,
+    count: AtomicU64,
+}
+
+impl Session {
+    pub(crate) fn start(root: &Path, store: &OwnedFd) -> Result<Self> {
+        let tmp_path = root.join(TMP);
+        let tmp = dir::open_child(store, c"tmp").at("open", &tmp_path)?;
+        for attempt in 0.. {
+            let name = format!("{}-{attempt}", std::process::id());
+            let path = tmp_path.join(&name);
+            let name = c_string(&name);
+            match mkdirat(&tmp, &name, Mode::RWXU) {
+                Err(Errno::EXIST) => continue,
+                made => made.at("create", &path)?,
+            }
+            if let Some(dir) = Self::lock(&tmp, &name) {
+                let count = AtomicU64::new(0);
+                return Ok(Self {
+                    path,
+                    name,
+                    tmp,
+                    dir,
+                    count,
+                });
+            }
+        }
+        Err(Error::io("create", &tmp_path, Errno::EXIST))
+    }
+
+    pub(crate) fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// All folders of processes.
+    pub(crate) fn all(&self) -> BorrowedFd<'_> {
+        self.tmp.as_fd()
+    }
+
+    /// A name that is not in use.
+    pub(crate) fn fresh_name(&self) -> (CString, PathBuf) {
+        let name = self.count.fetch_add(1, Ordering::Relaxed).to_string();
+        let path = self.path.join(&name);
+        (c_string(&name), path)
+    }
+
+    /// Removes the folders of processes that were killed, until a moment if one is given.
+    pub(crate) fn sweep(&self, deadline: Option<Instant>) -> Result<()> {
+        let path = self.path.parent().unwrap_or(&self.path);
+        for name in dir::names(self.all()).at("list", path)? {
+            if name == self.name {
+                continue;
+            }
+            // Held while the folder is removed, so that nobody else does the same.
+            let Some(_abandoned) = lock_abandoned(self.all(), &name) else {
+                continue;
+            };
+            let path = path.join(OsStr::from_bytes(name.to_bytes()));
+            if !remove::remove_until(self.all(), &name, deadline).at("remove", &path)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// None if a sweep came between making the folder and locking it.
+    fn lock(tmp: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
+        let dir = dir::open_child(tmp, name).ok()?;
+        flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
+        let held = dir::stat(&dir).ok()?;
+        let named = dir::lookup(tmp, name).ok()??;
+        (held.ino == named.ino).then_some(dir)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // What cannot be removed now is left to the sweep of a later open.
+        let _ = remove::remove_all(self.tmp.as_fd(), &self.name);
+    }
+}
+
+/// A folder that is removed when dropped.
+pub struct Scratch {
+    store: Store,
+    name: CString,
+    path: PathBuf,
+}
+
+impl Scratch {
+    /// Where the folder is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The folder, opened.
+    pub(crate) fn open(&self) -> Result<OwnedFd> {
+        dir::open_child(self.store.temp_dir(), &self.name).at("open", &self.path)
+    }
+}
+
+impl Store {
+    /// A new empty folder of mode 0700, removed when dropped (or, if this process is killed, by a later
+    /// [`Store::open`]).
+    pub fn scratch(&self) -> Result<Scratch> {
+        let (name, path) = self.temp_name();
+        mkdirat(self.temp_dir(), &name, Mode::RWXU).at("create", &path)?;
+        let store = self.clone();
+        Ok(Scratch { store, name, path })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed with the session's folder.
+        let _ = remove::remove_all(self.store.temp_dir(), &self.name);
+    }
+}
+
+/// Takes an exclusive lock on a folder of `tmp` whose owner is dead; none if it lives.
+pub(crate) fn lock_abandoned(tmp: BorrowedFd<'_>, name: &CStr) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = openat(tmp, name, flags, Mode::empty()).ok()?;
+    flock(&fd, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(fd)
+}
