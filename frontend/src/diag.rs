@@ -99,8 +99,8 @@ impl fmt::Display for Code {
 /// Excerpts show at most this many lines of a span.
 const EXCERPT_LINES: u32 = 8;
 
-/// Longer lines are cut in excerpts.
-const EXCERPT_WIDTH: usize = 400;
+/// Lines this long are refused anyway.
+const EXCERPT_BYTES: usize = 1 << 19;
 
 impl Diagnostic {
     /// An error without hint.
@@ -174,11 +174,7 @@ impl Excerpt {
         if to <= index.start(last_line) as usize {
             to = source.len();
         }
-        let to = floor(
-            source,
-            to.min(from + EXCERPT_WIDTH * EXCERPT_LINES as usize),
-        )
-        .max(from);
+        let to = floor(source, to.min(from + EXCERPT_BYTES)).max(from);
         let text = source.get(from..to).unwrap_or("").to_owned();
         let start = floor(&text, (span.start as usize).saturating_sub(from));
         let end = floor(&text, (span.end as usize).saturating_sub(from)).max(start);

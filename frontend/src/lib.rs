@@ -16,7 +16,6 @@ pub mod lint;
 mod lower;
 mod parse;
 mod paths;
-mod pattern;
 pub mod plan;
 pub mod span;
 pub mod stage;

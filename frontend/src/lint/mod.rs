@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use crate::ast::Dockerfile;
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::span::{LineIndex, Span};
+use crate::stage::StageId;
 
 use checks::Checks;
 
@@ -220,15 +221,15 @@ pub struct Report {
 pub enum Scope<'a> {
     /// All of them, as `--check` does.
     All,
-    /// Those with these indexes, counted by their `FROM`.
-    Stages(&'a BTreeSet<usize>),
+    /// Those that the target needs; see [`Stages::reachable`](crate::stage::Stages::reachable).
+    Stages(&'a BTreeSet<StageId>),
 }
 
 impl Scope<'_> {
     fn contains(self, stage: usize) -> bool {
         match self {
             Self::All => true,
-            Self::Stages(stages) => stages.contains(&stage),
+            Self::Stages(stages) => stages.contains(&StageId(stage)),
         }
     }
 }

@@ -1,129 +1,15 @@
-//! Quotes, escapes and `${…}` in the words of a Dockerfile.
-//!
-//! One lexer serves four uses: a word ([`word`]), a list of words ([`words`]), a heredoc body, where quotes are
-//! text ([`body`]), and the name of a step as progress shows it ([`display`]). The parser uses it also to find the
-//! heredocs of a line.
+//! Reads a text character by character, and expands on the way.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
-use crate::diag::{Code, Diagnostic};
-use crate::pattern::{End, Extent, Pattern, PatternError, Work};
-use crate::span::Spanned;
-
-/// Looks a variable up; `None` is unset.
-pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+use super::pattern::{End, Extent, Pattern, PatternError, Work};
+use super::{ExpandError, Lookup};
 
 /// How much longer than its source a value may become.
 const MAX_GROWTH: usize = 1 << 20;
 
 /// How deep `${a:-${b:-…}}` may go.
 const MAX_DEPTH: usize = 200;
-
-/// An expanded text, and what it took.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Expansion {
-    /// The text, quotes removed.
-    pub text: String,
-    /// The variables that were looked up and are set.
-    pub used: BTreeSet<String>,
-    /// The variables that were looked up and are not set.
-    pub unset: BTreeSet<String>,
-}
-
-/// Expanded words, and what it took.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Words {
-    /// The words, quotes removed. A variable's value is split at blanks where it was not quoted.
-    pub words: Vec<String>,
-    /// The variables that were looked up and are set.
-    pub used: BTreeSet<String>,
-    /// The variables that were looked up and are not set.
-    pub unset: BTreeSet<String>,
-}
-
-/// Why a text could not be expanded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ExpandError {
-    /// What is wrong.
-    pub message: String,
-    /// The byte of the raw text where the bad part begins.
-    pub offset: usize,
-}
-
-impl fmt::Display for ExpandError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ExpandError {}
-
-impl ExpandError {
-    /// The error as a finding in the Dockerfile that holds `raw`.
-    pub fn diagnostic(&self, raw: &Spanned<String>) -> Diagnostic {
-        let message = format!("failed to process {:?}: {}", raw.value, self.message);
-        Diagnostic::error(Code::Expansion, raw.span, message)
-    }
-}
-
-/// Expands one word: quotes are removed, variables are not split.
-pub fn word(raw: &str, escape: char, lookup: Lookup<'_>) -> Result<Expansion, ExpandError> {
-    let mut lexer = Lexer::new(raw, escape, Mode::default(), lookup);
-    let text = lexer.run(None)?;
-    Ok(Expansion {
-        text,
-        used: lexer.used,
-        unset: lexer.unset,
-    })
-}
-
-/// Expands a text and splits the result into words, as `EXPOSE` does.
-pub fn words(raw: &str, escape: char, lookup: Lookup<'_>) -> Result<Words, ExpandError> {
-    let mut lexer = Lexer::new(raw, escape, Mode::default(), lookup);
-    let words = lexer.split()?;
-    Ok(Words {
-        words,
-        used: lexer.used,
-        unset: lexer.unset,
-    })
-}
-
-/// Expands a heredoc body: quotes are text, `\` escapes whatever the file's escape character is.
-pub fn body(raw: &str, lookup: Lookup<'_>) -> Result<Expansion, ExpandError> {
-    let mode = Mode {
-        quotes_are_text: true,
-        ..Mode::default()
-    };
-    let mut lexer = Lexer::new(raw, '\\', mode, lookup);
-    let text = lexer.run(None)?;
-    Ok(Expansion {
-        text,
-        used: lexer.used,
-        unset: lexer.unset,
-    })
-}
-
-/// Expands a text for display: quotes and unset variables stay. A text with errors is shown as it is.
-pub fn display(raw: &str, escape: char, lookup: Lookup<'_>) -> String {
-    let mode = Mode {
-        keep_quotes: true,
-        keep_unset: true,
-        ..Mode::default()
-    };
-    Lexer::new(raw, escape, mode, lookup)
-        .run(None)
-        .unwrap_or_else(|_| raw.to_owned())
-}
-
-/// Splits a line into words without expanding anything, for the search for heredocs.
-pub(crate) fn raw_words(line: &str, mode: Mode) -> Result<Vec<String>, ExpandError> {
-    let mode = Mode {
-        keep_unset: true,
-        ..mode
-    };
-    Lexer::new(line, '\\', mode, &|_| None).split()
-}
 
 /// What the lexer leaves in the text.
 #[derive(Debug, Clone, Copy, Default)]
@@ -172,20 +58,21 @@ impl Splitter {
     }
 }
 
-struct Lexer<'a> {
+/// One pass over one text.
+pub(super) struct Lexer<'a> {
     text: &'a str,
     at: usize,
     escape: char,
     mode: Mode,
     lookup: Lookup<'a>,
-    used: BTreeSet<String>,
-    unset: BTreeSet<String>,
+    pub(super) used: BTreeSet<String>,
+    pub(super) unset: BTreeSet<String>,
     depth: usize,
     work: Work,
 }
 
 impl<'a> Lexer<'a> {
-    fn new(text: &'a str, escape: char, mode: Mode, lookup: Lookup<'a>) -> Self {
+    pub(super) fn new(text: &'a str, escape: char, mode: Mode, lookup: Lookup<'a>) -> Self {
         let (used, unset) = (BTreeSet::new(), BTreeSet::new());
         Self {
             text,
@@ -200,13 +87,15 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    fn run(&mut self, splitter: Option<&mut Splitter>) -> Result<String, ExpandError> {
-        self.until(None, self.mode.keep_escapes, splitter)
+    /// Expands the whole text.
+    pub(super) fn run(&mut self) -> Result<String, ExpandError> {
+        self.until(None, self.mode.keep_escapes, None)
     }
 
-    fn split(&mut self) -> Result<Vec<String>, ExpandError> {
+    /// Expands the whole text and splits it into words.
+    pub(super) fn split(&mut self) -> Result<Vec<String>, ExpandError> {
         let mut splitter = Splitter::default();
-        self.run(Some(&mut splitter))?;
+        self.until(None, self.mode.keep_escapes, Some(&mut splitter))?;
         Ok(splitter.finish())
     }
 
