@@ -165,6 +165,15 @@ impl Ignore {
     }
 }
 
+impl Ignore {
+    /// True where a pattern names everything at the root: `*`, `**` or `**/*`.
+    pub(crate) fn takes_everything(&self) -> bool {
+        self.patterns
+            .iter()
+            .any(|p| !p.except && matches!(p.text.as_str(), "*" | "**" | "**/*"))
+    }
+}
+
 fn is_root(path: &[u8]) -> bool {
     matches!(path, b"" | b".")
 }

@@ -21,7 +21,9 @@ pub mod span;
 pub mod stage;
 pub mod suggest;
 
-pub use lower::lower;
+pub use lower::{
+    Answer, Checked, Outline, OutlineArg, OutlineMount, Target, check, lower, outline, targets,
+};
 pub use parse::{
     MountError, MountKind, MountSpec, mount_from, parse, parse_bytes, parse_mount, parse_trigger,
 };

@@ -2,9 +2,11 @@
 
 mod dump;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::ignore::Ignore;
 use crate::image::{ImageConfig, ImageRef, Platform};
+use crate::lint::Warning;
 use crate::span::Span;
 
 /// The index of an op in [`Plan::nodes`]. Inputs of an op always have smaller ids.
@@ -26,6 +28,10 @@ pub struct Plan {
     pub history: Vec<History>,
     /// `SOURCE_DATE_EPOCH` from `--build-arg` or the default of a global `ARG`, as it was written.
     pub source_date_epoch: Option<String>,
+    /// The stages that were needed, counted by their `FROM`: the scope of [`crate::lint::lint`].
+    pub stages: BTreeSet<usize>,
+    /// Of the rules that depend on lowering; [`crate::lint::lint`] takes them in.
+    pub warnings: Vec<Warning>,
 }
 
 impl Plan {
@@ -344,6 +350,8 @@ pub struct Inputs {
     pub images: BTreeMap<(ImageRef, Platform), Vec<u8>>,
     /// Several platforms are built: step names carry theirs.
     pub multi_platform: bool,
+    /// The main context's `.dockerignore`, to warn of sources that it leaves out.
+    pub ignore: Ignore,
     /// `target_platform` is only the default: a base image for another one keeps its own in the result.
     pub implicit_platform: bool,
 }

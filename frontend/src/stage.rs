@@ -1,19 +1,24 @@
 //! Stages: what each is built on, which names and numbers mean which, and which of them the target needs.
 
+mod from;
 mod globals;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ast::{Dockerfile, From, Instruction, Kind};
+use crate::ast::{Dockerfile, Instruction, Kind};
 use crate::diag::{Code, Diagnostic};
 use crate::env::Env;
 use crate::expand;
 use crate::image::{ImageRef, Platform, normalize_context_name};
+use crate::lint::Warning;
 use crate::mount_from;
 use crate::plan::{Inputs, NamedContext};
 use crate::span::{Span, Spanned};
 use crate::suggest;
-use globals::{globals, target_name};
+use from::warn_of_defaults;
+use globals::{globals, platform_args, target_name};
+
+pub(crate) use globals::GlobalArg;
 
 /// The name of the empty image.
 pub(crate) const SCRATCH: &str = "scratch";
@@ -29,9 +34,16 @@ pub struct Stages<'a> {
     pub stages: Vec<Stage<'a>>,
     /// The stage to build.
     pub target: StageId,
-    /// `ARG`s before the first `FROM` and the platform variables.
+    /// The variables of the `FROM` lines.
     pub(crate) globals: Env,
+    /// The `ARG`s before the first `FROM`.
+    pub(crate) global_args: BTreeMap<String, GlobalArg<'a>>,
     pub(crate) inputs: &'a Inputs,
+    /// Of the rules about `FROM`.
+    pub(crate) warnings: Vec<Warning>,
+    /// The last stage of each name.
+    names: BTreeMap<String, StageId>,
+    pub(crate) escape: char,
 }
 
 /// One stage.
@@ -41,6 +53,8 @@ pub struct Stage<'a> {
     pub name: Option<String>,
     /// Of the `FROM`.
     pub span: Span,
+    /// What the `FROM` names, expanded.
+    pub image: String,
     /// What it begins with.
     pub base: Base,
     /// `--platform`.
@@ -51,6 +65,8 @@ pub struct Stage<'a> {
     pub context: Option<(&'a str, &'a NamedContext)>,
     /// The stages that `COPY --from` and `RUN --mount` take from, with the instruction.
     pub sources: Vec<(StageId, Span)>,
+    /// The variables in its `FROM`.
+    pub(crate) uses: BTreeSet<String>,
 }
 
 /// What a stage begins with.
@@ -78,6 +94,15 @@ pub enum Named {
 impl<'a> Stages<'a> {
     /// Resolves every name of the file. All independent errors are reported.
     pub fn new(dockerfile: &'a Dockerfile, inputs: &'a Inputs) -> Result<Self, Vec<Diagnostic>> {
+        Self::read(dockerfile, inputs, &mut Vec::new())
+    }
+
+    /// [`Stages::new`], which where it fails still gives the warnings found so far.
+    pub(crate) fn read(
+        dockerfile: &'a Dockerfile,
+        inputs: &'a Inputs,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, Vec<Diagnostic>> {
         let escape = dockerfile.directives.escape;
         let is_from = |i: &Instruction| matches!(i.kind, Kind::From(_));
         let first = dockerfile
@@ -88,13 +113,18 @@ impl<'a> Stages<'a> {
         let (head, rest) = dockerfile.instructions.split_at(first);
         let chunks: Vec<&[Instruction]> = rest.chunk_by(|_, next| !is_from(next)).collect();
 
-        let globals = globals(head, escape, inputs, target_name(&chunks, inputs))?;
-        let target = StageId(chunks.len().saturating_sub(1));
+        let platforms = platform_args(inputs, target_name(&chunks, inputs));
+        warn_of_defaults(&chunks, head, escape, &platforms, warnings);
+        let (globals, global_args) = globals(head, escape, &inputs.build_args, platforms)?;
         let mut stages = Self {
             stages: Vec::new(),
-            target,
+            target: StageId(chunks.len().saturating_sub(1)),
             globals,
+            global_args,
             inputs,
+            warnings: std::mem::take(warnings),
+            names: BTreeMap::new(),
+            escape,
         };
         let mut errors = Vec::new();
         for chunk in chunks {
@@ -107,7 +137,11 @@ impl<'a> Stages<'a> {
                 instructions,
             )) = chunk.split_first()
             {
-                let stage = stages.stage(from, *span, instructions, escape, &mut errors);
+                let stage = stages.stage(from, *span, instructions, &mut errors);
+                let id = StageId(stages.stages.len());
+                stages
+                    .names
+                    .extend(stage.name.clone().map(|name| (name, id)));
                 stages.stages.push(stage);
             }
         }
@@ -125,10 +159,10 @@ impl<'a> Stages<'a> {
             stages.refuse_cycles(&mut errors);
         }
         if errors.is_empty() {
-            Ok(stages)
-        } else {
-            Err(errors)
+            return Ok(stages);
         }
+        *warnings = stages.warnings;
+        Err(errors)
     }
 
     /// The stage of an id.
@@ -138,11 +172,7 @@ impl<'a> Stages<'a> {
 
     /// The stage of a name, in any case. Of several the last.
     pub fn find(&self, name: &str) -> Option<StageId> {
-        let name = name.to_lowercase();
-        self.stages
-            .iter()
-            .rposition(|s| s.name.as_deref() == Some(name.as_str()))
-            .map(StageId)
+        self.names.get(&name.to_lowercase()).copied()
     }
 
     /// The stages that `target` is built from, itself included. `more` adds sources that only triggers name.
@@ -227,96 +257,6 @@ impl<'a> Stages<'a> {
     /// The names of the stages.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.stages.iter().filter_map(|stage| stage.name.as_deref())
-    }
-
-    /// Reads one `FROM`. After an error the stage is still there, so that what follows from its absence is not reported.
-    fn stage(
-        &self,
-        from: &From,
-        span: Span,
-        instructions: &'a [Instruction],
-        escape: char,
-        errors: &mut Vec<Diagnostic>,
-    ) -> Stage<'a> {
-        let mut keep = |error| errors.push(error);
-        let base = self.base(&from.image, escape).unwrap_or_else(|error| {
-            keep(error);
-            Base::Scratch
-        });
-        let platform = from
-            .platform
-            .as_ref()
-            .and_then(|p| self.platform(p, escape).map_err(&mut keep).ok());
-        let name = from.name.as_ref().map(|name| name.value.to_lowercase());
-        let context = from
-            .name
-            .as_ref()
-            .zip(name.as_ref())
-            .and_then(|(typed, name)| {
-                if let Err(reason) = normalize_context_name(name) {
-                    let message = format!("invalid context name {name}: {reason}");
-                    keep(Diagnostic::error(Code::StageName, typed.span, message));
-                }
-                let reserved = [SCRATCH, "context"].contains(&name.as_str());
-                let platform = platform.as_ref().unwrap_or(&self.inputs.target_platform);
-                self.context(name, platform).filter(|_| !reserved)
-            });
-        Stage {
-            name,
-            span,
-            base,
-            platform,
-            instructions,
-            context,
-            sources: Vec::new(),
-        }
-    }
-
-    fn base(&self, image: &Spanned<String>, escape: char) -> Result<Base, Diagnostic> {
-        let expanded = expand::word(&image.value, escape, &|name| self.globals.lookup(name))
-            .map_err(|error| error.diagnostic(image))?;
-        let text = expanded.text.as_str();
-        if text.is_empty() {
-            let message = format!("base name ({}) should not be blank", image.value);
-            let mut error = Diagnostic::error(Code::ImageReference, image.span, message);
-            error.hint = Some(match expanded.unset.first() {
-                Some(name) => {
-                    format!("declare ARG {name} before the first FROM and give it a value")
-                }
-                None => "give the ARG a value".to_owned(),
-            });
-            return Err(error);
-        }
-        // Unlike `--from`, names are compared as they are written.
-        let stage = self
-            .stages
-            .iter()
-            .rposition(|stage| stage.name.as_deref() == Some(text));
-        match (stage, text) {
-            (Some(index), _) => Ok(Base::Stage(StageId(index))),
-            (None, SCRATCH) => Ok(Base::Scratch),
-            (None, _) => self.reference(text, image.span).map(Base::Image),
-        }
-    }
-
-    fn platform(&self, raw: &Spanned<String>, escape: char) -> Result<Platform, Diagnostic> {
-        let expanded = expand::word(&raw.value, escape, &|name| self.globals.lookup(name))
-            .map_err(|error| error.diagnostic(raw))?;
-        let message = if expanded.text.is_empty() {
-            format!("empty platform value from expression {}", raw.value)
-        } else {
-            match Platform::parse(&expanded.text, &self.inputs.build_platform) {
-                Ok(platform) => return Ok(platform),
-                Err(reason) => format!("failed to parse platform {}: {reason}", raw.value),
-            }
-        };
-        let mut error = Diagnostic::error(Code::Platform, raw.span, message);
-        let near = expanded
-            .unset
-            .iter()
-            .find_map(|name| suggest::nearest(name, self.globals.names()));
-        error.hint = near.map(|name| format!("did you mean {name}?"));
-        Err(error)
     }
 
     fn find_target(&mut self, errors: &mut Vec<Diagnostic>) {

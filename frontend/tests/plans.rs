@@ -1,9 +1,10 @@
 //! Golden directories: `testdata/stages/NAME/{Dockerfile,inputs.json,stages.txt}` and
 //! `testdata/plan/NAME/{Dockerfile,inputs.json,plan.txt}`; `inputs.json` may be missing. With `UPDATE=1` in the
-//! environment the expected files are rewritten.
+//! environment the expected files are rewritten. `testdata/outline/NAME/{Dockerfile,inputs.json,outline.txt}` holds what
+//! `--call=targets,outline,check` is made of.
 //!
 //! `inputs.json` may hold `target`, `platform`, `build_args`, `labels`, `network`, `contexts` (a name to `local`, an
-//! image, or a URL), `no_cache` (true, or stages), `multi_platform` and `images` (a reference to its config). Images
+//! image, or a URL), `ignore` (a `.dockerignore`), `no_cache` (true, or stages), `multi_platform` and `images` (a reference to its config). Images
 //! that it does not have are asked for, and the test gives a bare config.
 #![allow(clippy::unwrap_used)]
 
@@ -14,13 +15,14 @@ use std::path::{Path, PathBuf};
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::{Color, Diagnostic};
 use lapstrake_frontend::git::GitUrl;
+use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::image::{Platform, normalize_context_name};
 use lapstrake_frontend::plan::{
     Git, Inputs, Lowered, NamedContext, Network, NoCache, Plan, Wanted,
 };
 use lapstrake_frontend::span::LineIndex;
 use lapstrake_frontend::stage::{Base, StageId, Stages};
-use lapstrake_frontend::{lower, parse};
+use lapstrake_frontend::{Answer, check, lower, outline, parse, targets};
 use serde_json::{Value, json};
 
 fn folders(kind: &str) -> Vec<PathBuf> {
@@ -100,6 +102,7 @@ fn inputs(json: &Value) -> Inputs {
             _ => NoCache::Use,
         },
         multi_platform: json["multi_platform"] == true,
+        ignore: Ignore::parse(json["ignore"].as_str().unwrap_or_default()).unwrap(),
         implicit_platform: json["platform"].is_null(),
         target_platform,
         ..Inputs::default()
@@ -224,5 +227,54 @@ fn plans() {
             .map_or_else(|errors| case.errors(&errors), |plan| plan.to_string());
         differs(&case.folder.join("plan.txt"), &plan)
     });
+    assert_eq!(bad.count(), 0, "run with UPDATE=1 and read the difference");
+}
+
+impl Case {
+    /// Gives an answer the images that it needs.
+    fn ask<T>(&self, mut ask: impl FnMut(&Inputs) -> Answer<T>) -> T {
+        let mut inputs = inputs(&self.json);
+        loop {
+            match ask(&inputs) {
+                Answer::Ready(answer) => return answer,
+                Answer::Need(wanted) => {
+                    wanted
+                        .into_iter()
+                        .for_each(|wanted| self.give(&mut inputs, wanted));
+                }
+            }
+        }
+    }
+
+    fn outline(&self) -> String {
+        let dockerfile = match parse(&self.source) {
+            Ok(dockerfile) => dockerfile,
+            Err(errors) => return self.errors(&errors),
+        };
+        let mut out = String::new();
+        for target in targets(&dockerfile) {
+            writeln!(out, "{target:?}").unwrap();
+        }
+        let shown = self.ask(|inputs| match outline(&dockerfile, inputs) {
+            Ok(Answer::Need(wanted)) => Answer::Need(wanted),
+            Ok(Answer::Ready(outline)) => Answer::Ready(format!("{outline:#?}\n")),
+            Err(errors) => Answer::Ready(self.errors(&errors)),
+        });
+        out += &shown;
+        let checked = self.ask(|inputs| check(&dockerfile, inputs));
+        let index = LineIndex::new(&self.source);
+        for warning in &checked.warnings {
+            writeln!(out, "{}", warning.summary(&index)).unwrap();
+        }
+        out + &self.errors(&checked.errors)
+    }
+}
+
+#[test]
+fn outlines() {
+    let bad = folders("outline")
+        .into_iter()
+        .map(Case::read)
+        .filter(|case| differs(&case.folder.join("outline.txt"), &case.outline()));
     assert_eq!(bad.count(), 0, "run with UPDATE=1 and read the difference");
 }

@@ -58,6 +58,11 @@ impl ImageConfig {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// True for an image without layers. Very old configs do not list them, but have a history.
+    pub fn is_empty(&self) -> bool {
+        self.rootfs.diff_ids.is_empty() && self.history.iter().all(|entry| entry.empty_layer)
+    }
+
     /// The platform that the config says the image is for.
     pub fn platform(&self) -> Platform {
         Platform {

@@ -1,15 +1,20 @@
 //! `ARG`.
 
 use super::{Lowering, State};
-use crate::ast::ArgDefault;
+use crate::ast::{ArgDefault, Instruction};
 use crate::diag::Diagnostic;
 
 /// Arguments for the builder itself: declared like any other, but not seen by steps.
-const NOT_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+pub(super) const NOT_IN_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
 
 impl Lowering<'_> {
     /// Each value is in scope for the next, unlike those of `ENV`.
-    pub(super) fn arg(&self, state: &mut State, args: &[ArgDefault]) -> Result<(), Diagnostic> {
+    pub(super) fn arg(
+        &self,
+        state: &mut State,
+        instruction: &Instruction,
+        args: &[ArgDefault],
+    ) -> Result<(), Diagnostic> {
         let mut declared = Vec::new();
         for arg in args {
             let name = arg.name.value.as_str();
@@ -22,6 +27,9 @@ impl Lowering<'_> {
             if let Some(value) = value.as_ref().filter(|_| !NOT_IN_ENV.contains(&name)) {
                 state.env.set(name, value);
             }
+            let given = self.inputs.build_args.contains_key(name);
+            let from_global = !given && arg.default.is_none() && value.is_some();
+            state.note_arg(instruction, name, value.as_deref(), from_global);
             declared.push(match &value {
                 Some(value) => format!("{name}={value}"),
                 None => name.to_owned(),

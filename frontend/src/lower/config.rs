@@ -7,12 +7,13 @@ use super::{Lowering, State, signal};
 use crate::ast::{Command, Healthcheck, Instruction, Pairs};
 use crate::diag::{Code, Diagnostic};
 use crate::image::HealthConfig;
+use crate::lint::Warning;
 use crate::plan::{MakeDir, Op};
 use crate::span::Spanned;
 
 impl Lowering<'_> {
     /// All values are expanded with what was in scope before the line.
-    fn pairs(&self, state: &State, pairs: &Pairs) -> Result<Vec<(String, String)>, Diagnostic> {
+    fn pairs(&self, state: &mut State, pairs: &Pairs) -> Result<Vec<(String, String)>, Diagnostic> {
         let pairs = pairs.pairs.iter();
         pairs
             .map(|(name, value)| Ok((self.expand(state, name)?, self.expand(state, value)?)))
@@ -52,6 +53,12 @@ impl Lowering<'_> {
         path: &Spanned<String>,
     ) -> Result<(), Diagnostic> {
         let path = self.expand(state, path)?;
+        if !state.workdir_set && !path.starts_with('/') {
+            state
+                .warnings
+                .push(Warning::workdir_relative_path(state.at, &path));
+        }
+        state.workdir_set = true;
         state.change_dir(&path);
         let dir = state.config.config.working_dir.clone();
         let created_by = format!("WORKDIR {dir}");
@@ -78,7 +85,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn cmd(&self, state: &mut State, command: &Command) {
+    pub(super) fn cmd(&self, state: &mut State, instruction: &Instruction, command: &Command) {
+        state.warn_of_shell_form(instruction, command);
         let words = state.command(command);
         state.record(format!("CMD {}", quoted_list(&words)));
         state.config.config.cmd = Some(words).filter(|words| !words.is_empty());
@@ -87,7 +95,13 @@ impl Lowering<'_> {
     }
 
     /// A `CMD` that did not stand in this stage was meant for another entrypoint.
-    pub(super) fn entrypoint(&self, state: &mut State, command: &Command) {
+    pub(super) fn entrypoint(
+        &self,
+        state: &mut State,
+        instruction: &Instruction,
+        command: &Command,
+    ) {
+        state.warn_of_shell_form(instruction, command);
         let words = state.command(command);
         state.record(format!("ENTRYPOINT {}", quoted_list(&words)));
         state.config.config.entrypoint = Some(words).filter(|words| !words.is_empty());
@@ -191,6 +205,21 @@ fn joined(pairs: &[(String, String)]) -> String {
 }
 
 impl State {
+    /// The shell does not pass signals on; one that was chosen with `SHELL` may.
+    fn warn_of_shell_form(&mut self, instruction: &Instruction, command: &Command) {
+        let chosen = self
+            .config
+            .config
+            .shell
+            .as_ref()
+            .is_some_and(|shell| !shell.is_empty());
+        if matches!(command, Command::Shell(_)) && !chosen {
+            let keyword = &instruction.keyword.value;
+            self.warnings
+                .push(Warning::json_args_recommended(self.at, keyword));
+        }
+    }
+
     /// The words of a command: those of `SHELL` come before the shell form.
     pub(super) fn command(&self, command: &Command) -> Vec<String> {
         match command {

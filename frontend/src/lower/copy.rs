@@ -8,6 +8,7 @@ use crate::expand;
 use crate::git::GitUrl;
 use crate::glob::{self, Glob};
 use crate::ignore::Ignore;
+use crate::lint::Warning;
 use crate::paths;
 use crate::plan::{Chmod, Copy, CopySource, Git, Http, Op, OpId};
 use crate::span::{Span, Spanned};
@@ -114,7 +115,7 @@ impl Lowering<'_> {
     /// A flag's value; an empty one counts as not given.
     fn flag(
         &self,
-        state: &State,
+        state: &mut State,
         raw: Option<&Spanned<String>>,
     ) -> Result<Option<Spanned<String>>, Diagnostic> {
         let Some(raw) = raw else { return Ok(None) };
@@ -124,7 +125,7 @@ impl Lowering<'_> {
 
     fn chmod(
         &self,
-        state: &State,
+        state: &mut State,
         copy: &ast::Copy,
     ) -> Result<Option<(Chmod, String)>, Diagnostic> {
         let Some(flag) = self.flag(state, copy.chmod.as_ref())? else {
@@ -142,7 +143,7 @@ impl Lowering<'_> {
 
     fn copy_source(
         &mut self,
-        state: &State,
+        state: &mut State,
         request: &Request<'_>,
         from: Option<OpId>,
         path: &Spanned<String>,
@@ -183,6 +184,9 @@ impl Lowering<'_> {
                 unpack: request.copy.unpack == Some(true),
             });
         }
+        if from.is_none() {
+            self.warn_of_ignored(state, request.verb, &path.value);
+        }
         let pattern = local_pattern(&path.value, request.copy.parents);
         if glob::has_wildcard(&pattern) && !request.copy.parents {
             Glob::new(&pattern).map_err(|error| {
@@ -200,6 +204,27 @@ impl Lowering<'_> {
             pattern,
             unpack,
         })
+    }
+}
+
+impl Lowering<'_> {
+    /// With exceptions it cannot be said without looking what is left of a directory.
+    fn warn_of_ignored(&self, state: &mut State, verb: Verb, path: &str) {
+        let ignore = &self.inputs.ignore;
+        let path = paths::clean(path);
+        let ignored = match path.as_str() {
+            "." | "/" => ignore.takes_everything(),
+            path => ignore.matches(path),
+        };
+        if ignored && !ignore.has_exceptions() {
+            let command = match verb {
+                Verb::Copy => "Copy",
+                Verb::Add => "Add",
+            };
+            state
+                .warnings
+                .push(Warning::copy_ignored_file(state.at, command, &path));
+        }
     }
 }
 
@@ -299,7 +324,7 @@ fn check_excludes(copy: &ast::Copy) -> Result<(), Diagnostic> {
 }
 
 /// The delimiter names the file, and so must be a name.
-fn inline(state: &State, heredoc: &ast::Heredoc) -> Result<CopySource, Diagnostic> {
+fn inline(state: &mut State, heredoc: &ast::Heredoc) -> Result<CopySource, Diagnostic> {
     let name = paths::join("/", &heredoc.name).split_off(1);
     if name.is_empty() || name.contains('/') {
         let message = format!(
@@ -311,10 +336,10 @@ fn inline(state: &State, heredoc: &ast::Heredoc) -> Result<CopySource, Diagnosti
     }
     let mut body = heredoc.text();
     if heredoc.expand {
-        let expanded = expand::body(&body, &|name| state.env.lookup(name));
-        body = expanded
-            .map_err(|error| error.diagnostic(&Spanned::new(body, heredoc.span)))?
-            .text;
+        let expanded = expand::body(&body, &|name| state.env.lookup(name))
+            .map_err(|error| error.diagnostic(&Spanned::new(body, heredoc.span)))?;
+        state.warn_of_unset(&expanded.unset);
+        body = expanded.text;
     }
     Ok(CopySource::Inline { name, text: body })
 }

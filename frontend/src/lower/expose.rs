@@ -6,6 +6,7 @@ use super::text::list;
 use super::{Lowering, State};
 use crate::diag::{Code, Diagnostic};
 use crate::expand;
+use crate::lint::Warning;
 use crate::span::Spanned;
 
 impl Lowering<'_> {
@@ -20,6 +21,7 @@ impl Lowering<'_> {
             let words = expand::words(&raw.value, self.escape, &|name| state.env.lookup(name))
                 .map_err(|error| error.diagnostic(raw))?;
             for word in words.words {
+                state.warn_of_port(&word);
                 let ports = parse(&word).map_err(|message| {
                     Diagnostic::error(Code::Port, raw.span, message)
                         .hint("write a port as 80, 80/udp or 8000-8010")
@@ -34,6 +36,20 @@ impl Lowering<'_> {
             .exposed_ports
             .extend(exposed.into_iter().map(|port| (port, json!({}))));
         Ok(())
+    }
+}
+
+impl State {
+    fn warn_of_port(&mut self, port: &str) {
+        let (ports, protocol) = port.split_once('/').unwrap_or((port, ""));
+        if protocol != protocol.to_lowercase() {
+            self.warnings
+                .push(Warning::expose_proto_casing(self.at, port));
+        }
+        if ports.trim_end_matches(|c| c != ':').len() > 1 {
+            self.warnings
+                .push(Warning::expose_invalid_format(self.at, port));
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! instruction does not hide those in others.
 
 mod arg;
+mod begin;
 mod config;
 mod copy;
 mod expose;
@@ -11,6 +12,7 @@ mod graph;
 mod mount;
 mod name;
 mod origin;
+mod outline;
 mod resolve;
 mod run;
 mod signal;
@@ -19,41 +21,96 @@ mod text;
 
 use crate::ast::{Dockerfile, Instruction, Kind};
 use crate::diag::{Code, Diagnostic};
-use crate::env::Env;
 use crate::expand::{self, ExpandError};
-use crate::image::{Config, ImageConfig, Platform};
-use crate::plan::{Inputs, Lowered, NoCache, OpId, Plan};
+use crate::lint::Warning;
+use crate::plan::{Inputs, Lowered, OpId, Plan, Wanted};
 use crate::span::{Span, Spanned};
-use crate::stage::{Base, Named, Stage, StageId, Stages};
+use crate::stage::{Named, StageId, Stages};
 use graph::Graph;
-use name::Steps;
 use origin::Origin;
-use resolve::{Known, Resolved};
-use state::{State, empty_image, set_platform};
+pub use outline::{Outline, OutlineArg, OutlineMount, Target, targets};
+use resolve::{Known, Resolved, Scope};
+use state::{State, set_platform};
 
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
+
+/// An answer for which image configs may be needed first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer<T> {
+    /// As [`Lowered::Need`].
+    Need(Vec<Wanted>),
+    /// Done.
+    Ready(T),
+}
+
+/// What [`check`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Of the rules that depend on lowering; [`crate::lint::lint`] takes them in.
+    pub warnings: Vec<Warning>,
+    /// Why the Dockerfile cannot be built.
+    pub errors: Vec<Diagnostic>,
+}
 
 /// Lowers a Dockerfile for one platform. Asks for image configs until it has them all.
 pub fn lower(dockerfile: &Dockerfile, inputs: &Inputs) -> Result<Lowered, Vec<Diagnostic>> {
     let stages = Stages::new(dockerfile, inputs)?;
-    let known = match resolve::resolve(&stages)? {
+    let known = match resolve::resolve(&stages, Scope::Target)? {
         Resolved::Need(wanted) => return Ok(Lowered::Need(wanted)),
         Resolved::All(known) => known,
     };
-    let mut lowering = Lowering {
-        inputs,
-        escape: dockerfile.directives.escape,
-        labelled: is_labelled(&stages),
-        stages: &stages,
-        known: &known,
-        graph: Graph::default(),
-        built: stages.stages.iter().map(|_| None).collect(),
-        errors: Vec::new(),
-    };
-    for id in &known.reachable {
-        lowering.stage(*id);
-    }
+    let mut lowering = Lowering::new(&stages, &known);
+    lowering.stages();
     lowering.finish().map(|plan| Lowered::Ready(Box::new(plan)))
+}
+
+/// Goes through the target with all that it needs, or where no target is given through every stage, for the sake of what
+/// is wrong there.
+pub fn check(dockerfile: &Dockerfile, inputs: &Inputs) -> Answer<Checked> {
+    let mut checked = Checked::default();
+    let stages = match Stages::read(dockerfile, inputs, &mut checked.warnings) {
+        Ok(stages) => stages,
+        Err(errors) => return Answer::Ready(Checked { errors, ..checked }),
+    };
+    let scope = if inputs.target.is_some() {
+        Scope::Target
+    } else {
+        Scope::All
+    };
+    match resolve::resolve(&stages, scope) {
+        Ok(Resolved::Need(wanted)) => Answer::Need(wanted),
+        Err(errors) => Answer::Ready(Checked {
+            warnings: stages.warnings,
+            errors,
+        }),
+        Ok(Resolved::All(known)) => {
+            let mut lowering = Lowering::new(&stages, &known);
+            lowering.stages();
+            Answer::Ready(Checked {
+                warnings: lowering.warnings,
+                errors: lowering.errors,
+            })
+        }
+    }
+}
+
+/// What can be given to the build of the target.
+pub fn outline(
+    dockerfile: &Dockerfile,
+    inputs: &Inputs,
+) -> Result<Answer<Outline>, Vec<Diagnostic>> {
+    let stages = Stages::new(dockerfile, inputs)?;
+    let known = match resolve::resolve(&stages, Scope::Target)? {
+        Resolved::Need(wanted) => return Ok(Answer::Need(wanted)),
+        Resolved::All(known) => known,
+    };
+    let mut lowering = Lowering::new(&stages, &known);
+    lowering.stages();
+    if lowering.errors.is_empty() {
+        Ok(Answer::Ready(lowering.outline(dockerfile)))
+    } else {
+        Err(lowering.errors)
+    }
 }
 
 struct Lowering<'a> {
@@ -67,28 +124,41 @@ struct Lowering<'a> {
     /// The stages that are done.
     built: Vec<Option<State>>,
     errors: Vec<Diagnostic>,
+    warnings: Vec<Warning>,
 }
 
-impl Lowering<'_> {
+impl<'a> Lowering<'a> {
+    fn new(stages: &'a Stages<'a>, known: &'a Known) -> Self {
+        Self {
+            inputs: stages.inputs,
+            stages,
+            known,
+            escape: stages.escape,
+            labelled: is_labelled(stages),
+            graph: Graph::default(),
+            built: stages.stages.iter().map(|_| None).collect(),
+            errors: Vec::new(),
+            warnings: stages.warnings.clone(),
+        }
+    }
+
+    fn stages(&mut self) {
+        for id in &self.known.reachable {
+            self.stage(*id);
+        }
+    }
+
     fn stage(&mut self, id: StageId) {
         let stages = self.stages;
         let stage = stages.get(id);
         let mut state = self.begin(id, stage);
         if stage.context.is_none() {
             state.take_over_config();
-            let triggers = self
-                .known
-                .triggers
-                .get(&id)
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            for instruction in triggers {
-                state.steps.onbuild = true;
-                if let Err(error) = self.instruction(&mut state, instruction) {
-                    self.errors.push(Diagnostic {
-                        span: stage.span,
-                        ..error
-                    });
+            state.steps.onbuild = true;
+            for trigger in self.known.triggers(id) {
+                if let Err(error) = self.instruction(&mut state, trigger) {
+                    self.errors
+                        .push(resolve::at_from(error, stage.span, &trigger.text));
                 }
             }
             state.steps.onbuild = false;
@@ -98,140 +168,8 @@ impl Lowering<'_> {
                 }
             }
         }
+        self.warnings.append(&mut state.warnings);
         self.built[id.0] = Some(state);
-    }
-
-    /// The state after the `FROM`.
-    fn begin(&mut self, id: StageId, stage: &Stage<'_>) -> State {
-        let platform = stage
-            .platform
-            .as_ref()
-            .unwrap_or(&self.inputs.target_platform);
-        let mut state = State {
-            id,
-            fs: OpId(0),
-            platform: platform.clone(),
-            config: empty_image(platform),
-            history: Vec::new(),
-            env: Env::default(),
-            args: Vec::new(),
-            cwd: "/".to_owned(),
-            has_cmd: false,
-            steps: self.steps(id, stage),
-            stage: stage.name.clone().unwrap_or_else(|| id.0.to_string()),
-            ignore_cache: self.ignores_cache(stage),
-        };
-        match (stage.context, &stage.base) {
-            (Some((name, context)), _) => {
-                state.config.config = Config::default();
-                self.begin_with(&mut state, stage, Origin::of_context(name, context));
-                if !state.config.os.is_empty() && !state.config.architecture.is_empty() {
-                    state.platform = state.config.platform();
-                }
-            }
-            (None, Base::Image(reference)) => {
-                self.begin_with(
-                    &mut state,
-                    stage,
-                    Origin::of_image(self.stages, reference, platform),
-                );
-            }
-            (None, Base::Scratch) => {
-                state.platform = self.inputs.target_platform.clone();
-                state.config = empty_image(&state.platform);
-                state.fs = self.graph.scratch();
-            }
-            (None, Base::Stage(base)) => {
-                if let Some(base) = self.built.get(base.0).and_then(Option::as_ref) {
-                    let (steps, stage, ignore_cache) =
-                        (state.steps, state.stage, state.ignore_cache);
-                    state = State {
-                        id,
-                        has_cmd: false,
-                        steps,
-                        stage,
-                        ignore_cache,
-                        ..base.clone()
-                    };
-                    state.config.config.on_build.clear();
-                }
-            }
-        }
-        state
-    }
-
-    /// Begins with an image or a `--build-context`.
-    fn begin_with(&mut self, state: &mut State, stage: &Stage<'_>, origin: Origin<'_>) {
-        let config = origin
-            .image()
-            .and_then(|image| self.known.config(image, &state.platform));
-        if let Some(config) = config {
-            if stage.platform.is_none() && self.inputs.implicit_platform {
-                state.platform = self.detect(config);
-            }
-            state.config = ImageConfig {
-                created: None,
-                ..config.clone()
-            };
-            state.config.config.on_build.clear();
-        }
-        let (steps, env, platform) = (&mut state.steps, &state.env, &state.platform);
-        let name = |text: &str| steps.next(text, platform, env);
-        let wanted = stage
-            .platform
-            .as_ref()
-            .unwrap_or(&self.inputs.target_platform);
-        state.fs = origin.node(
-            &mut self.graph,
-            wanted,
-            config,
-            (stage.span, &state.stage),
-            name,
-        );
-    }
-
-    /// Without `--platform`, an image that is for this machine too keeps its own platform.
-    fn detect(&self, config: &ImageConfig) -> Platform {
-        let target = &self.inputs.target_platform;
-        let build = &self.inputs.build_platform;
-        let same = |p: &Platform| p.os == config.os && p.architecture == config.architecture;
-        if !same(target) && same(build) {
-            build.clone()
-        } else {
-            target.clone()
-        }
-    }
-
-    fn steps(&self, id: StageId, stage: &Stage<'_>) -> Steps {
-        let own = stage.instructions.iter().filter(|i| {
-            matches!(
-                i.kind,
-                Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_)
-            )
-        });
-        let triggers = self.known.triggers.get(&id).map_or(0, Vec::len);
-        let from = usize::from(matches!(stage.base, Base::Image(_)));
-        Steps {
-            label: if self.labelled {
-                self.stages.label(id)
-            } else {
-                String::new()
-            },
-            total: from + own.count() + triggers,
-            with_platform: self.inputs.multi_platform,
-            ..Steps::default()
-        }
-    }
-
-    fn ignores_cache(&self, stage: &Stage<'_>) -> bool {
-        match &self.inputs.no_cache {
-            NoCache::Use => false,
-            NoCache::All => true,
-            NoCache::Stages(names) => {
-                let own = stage.name.as_deref().unwrap_or_default();
-                names.iter().any(|name| name.eq_ignore_ascii_case(own))
-            }
-        }
     }
 
     fn instruction(
@@ -239,10 +177,11 @@ impl Lowering<'_> {
         state: &mut State,
         instruction: &Instruction,
     ) -> Result<(), Diagnostic> {
+        state.at = instruction.span;
         match &instruction.kind {
             // Divided into stages before.
             Kind::From(_) => Ok(()),
-            Kind::Arg(args) => self.arg(state, args),
+            Kind::Arg(args) => self.arg(state, instruction, args),
             Kind::Env(pairs) => self.env(state, pairs),
             Kind::Label(pairs) => self.label(state, pairs),
             Kind::Run(run) => self.run(state, instruction, run),
@@ -251,11 +190,11 @@ impl Lowering<'_> {
             Kind::Workdir(path) => self.workdir(state, instruction, path),
             Kind::User(user) => self.user(state, user),
             Kind::Cmd(command) => {
-                self.cmd(state, command);
+                self.cmd(state, instruction, command);
                 Ok(())
             }
             Kind::Entrypoint(command) => {
-                self.entrypoint(state, command);
+                self.entrypoint(state, instruction, command);
                 Ok(())
             }
             Kind::Shell(shell) => {
@@ -285,21 +224,22 @@ impl Lowering<'_> {
         }
     }
 
-    /// Expands a word with what the stage has in scope.
-    fn expand(&self, state: &State, raw: &Spanned<String>) -> Result<String, Diagnostic> {
+    /// Expands a word with what the stage has in scope. Variables that are not are warned of.
+    fn expand(&self, state: &mut State, raw: &Spanned<String>) -> Result<String, Diagnostic> {
         self.expand_text(state, &raw.value)
             .map_err(|error| error.diagnostic(raw))
     }
 
-    fn expand_text(&self, state: &State, raw: &str) -> Result<String, ExpandError> {
-        expand::word(raw, self.escape, &|name| state.env.lookup(name)).map(|expanded| expanded.text)
+    fn expand_text(&self, state: &mut State, raw: &str) -> Result<String, ExpandError> {
+        let expanded = expand::word(raw, self.escape, &|name| state.env.lookup(name))?;
+        state.warn_of_unset(&expanded.unset);
+        Ok(expanded.text)
     }
 
     /// The name of a step from its instruction.
     fn step_name(&self, state: &mut State, text: &str) -> String {
-        let shown = self
-            .expand_text(state, text)
-            .unwrap_or_else(|_| text.to_owned());
+        let shown = expand::word(text, self.escape, &|name| state.env.lookup(name));
+        let shown = shown.map_or_else(|_| text.to_owned(), |expanded| expanded.text);
         state.steps.next(
             &name::upper_case_keyword(&shown),
             &state.platform,
@@ -388,6 +328,8 @@ impl Lowering<'_> {
             config,
             history,
             source_date_epoch: epoch.map(str::to_owned),
+            stages: self.known.reachable.iter().map(|id| id.0).collect(),
+            warnings: self.warnings,
         })
     }
 }

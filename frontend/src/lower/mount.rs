@@ -11,7 +11,7 @@ impl Lowering<'_> {
     /// The mounts of a step. Of several on one target the last is the one that is seen.
     pub(super) fn mounts(
         &mut self,
-        state: &State,
+        state: &mut State,
         instruction: &Instruction,
         run: &Run,
     ) -> Result<Vec<Mount>, Diagnostic> {

@@ -52,6 +52,11 @@ impl<'a> Origin<'a> {
         }
     }
 
+    /// True for a `--build-context`.
+    pub(super) fn is_context(self) -> bool {
+        self.context.is_some()
+    }
+
     /// The image whose config says more.
     pub(super) fn image(self) -> Option<&'a ImageRef> {
         match self.kind {
@@ -71,7 +76,7 @@ impl<'a> Origin<'a> {
     ) -> OpId {
         let reference = match self.kind {
             Kind::Scratch => return graph.scratch(),
-            Kind::Image(_) if config.is_some_and(is_empty) => return graph.scratch(),
+            Kind::Image(_) if config.is_some_and(ImageConfig::is_empty) => return graph.scratch(),
             Kind::Image(reference) => reference,
             Kind::Other(other) => return self.other(graph, other),
         };
@@ -115,9 +120,4 @@ impl<'a> Origin<'a> {
             }
         }
     }
-}
-
-/// An image without layers. Very old configs do not list them, but have a history.
-fn is_empty(config: &ImageConfig) -> bool {
-    config.rootfs.diff_ids.is_empty() && config.history.iter().all(|entry| entry.empty_layer)
 }

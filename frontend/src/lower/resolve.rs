@@ -16,8 +16,10 @@ use crate::stage::{Base, Named, StageId, Stages, instruction_sources};
 pub(super) struct Known {
     pub(super) reachable: BTreeSet<StageId>,
     /// The triggers that run first in a stage.
-    pub(super) triggers: BTreeMap<StageId, Vec<Instruction>>,
+    triggers: BTreeMap<StageId, Vec<Instruction>>,
     configs: BTreeMap<(ImageRef, Platform), ImageConfig>,
+    /// The stages that a stage's triggers take from.
+    sources: BTreeMap<StageId, Vec<StageId>>,
     wanted: Vec<Wanted>,
     errors: Vec<Diagnostic>,
 }
@@ -31,12 +33,22 @@ pub(super) enum Resolved {
     Need(Vec<Wanted>),
 }
 
+/// Which stages are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The target and what it needs.
+    Target,
+    All,
+}
+
 /// Finds out what is needed, or what is still missing.
-pub(super) fn resolve(stages: &Stages<'_>) -> Result<Resolved, Vec<Diagnostic>> {
+pub(super) fn resolve(stages: &Stages<'_>, scope: Scope) -> Result<Resolved, Vec<Diagnostic>> {
     let mut known = Known::default();
-    let mut sources: BTreeMap<StageId, Vec<StageId>> = BTreeMap::new();
     loop {
-        let reachable = stages.reachable(|id| sources.get(&id).cloned().unwrap_or_default());
+        let reachable = match scope {
+            Scope::Target => stages.reachable(|id| known.trigger_sources(id).to_vec()),
+            Scope::All => (0..stages.stages.len()).map(StageId).collect(),
+        };
         let new: Vec<_> = reachable.difference(&known.reachable).copied().collect();
         if new.is_empty() {
             break;
@@ -45,7 +57,7 @@ pub(super) fn resolve(stages: &Stages<'_>) -> Result<Resolved, Vec<Diagnostic>> 
         // A trigger may name stages that nothing else does.
         for id in new {
             let found = known.look_at(stages, id);
-            sources.insert(id, found);
+            known.sources.insert(id, found);
         }
     }
     match (known.errors.is_empty(), known.wanted.is_empty()) {
@@ -56,6 +68,19 @@ pub(super) fn resolve(stages: &Stages<'_>) -> Result<Resolved, Vec<Diagnostic>> 
 }
 
 impl Known {
+    /// What runs in a stage before its own instructions.
+    pub(super) fn triggers(&self, id: StageId) -> &[Instruction] {
+        self.triggers
+            .get(&id)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+
+    /// The stages that its triggers take from.
+    pub(super) fn trigger_sources(&self, id: StageId) -> &[StageId] {
+        self.sources.get(&id).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The config of an image.
     pub(super) fn config(&self, reference: &ImageRef, platform: &Platform) -> Option<&ImageConfig> {
         self.configs.get(&(reference.clone(), platform.clone()))

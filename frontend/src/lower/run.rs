@@ -26,6 +26,7 @@ impl Lowering<'_> {
     ) -> Result<(), Diagnostic> {
         let (argv, script) = state.argv(run);
         let mounts = self.mounts(state, instruction, run)?;
+        state.note_mounts(&mounts);
         let mut env = state.env.list();
         let agent = mounts.iter().find_map(|m| {
             if let Mount::Ssh { target, .. } = m {

@@ -1,13 +1,19 @@
 //! What a stage is while its instructions are walked.
 
+use std::collections::BTreeSet;
+
+use super::arg::NOT_IN_ENV;
 use super::graph::Graph;
 use super::name::Steps;
+use super::outline::Facts;
 use crate::env::Env;
 use crate::image::{ImageConfig, Platform};
+use crate::lint::Warning;
 use crate::paths;
 use crate::plan::{History, Node, Op, OpId};
 use crate::span::Span;
 use crate::stage::StageId;
+use crate::suggest;
 
 /// Where commands are looked for when an image does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -32,9 +38,27 @@ pub(super) struct State {
     /// As [`Node::stage`].
     pub(super) stage: String,
     pub(super) ignore_cache: bool,
+    /// A `WORKDIR` stood in this stage or one that it stands on.
+    pub(super) workdir_set: bool,
+    pub(super) warnings: Vec<Warning>,
+    pub(super) facts: Facts,
+    /// The instruction that is being looked at.
+    pub(super) at: Span,
 }
 
 impl State {
+    /// Variables that neither `ENV` nor `ARG` has made known. An `ARG` without a value counts as known.
+    pub(super) fn warn_of_unset(&mut self, unset: &BTreeSet<String>) {
+        for name in unset {
+            let declared = self.args.iter().any(|(arg, _)| arg == name);
+            if !declared && !NOT_IN_ENV.contains(&name.as_str()) {
+                let near = suggest::nearest(name, self.env.names());
+                self.warnings
+                    .push(Warning::undefined_var(self.at, name, near));
+            }
+        }
+    }
+
     /// Adds an entry without a layer.
     pub(super) fn record(&mut self, created_by: String) {
         self.history.push(History {

@@ -38,6 +38,14 @@ impl Display for Plan {
             }
             writeln!(f, "{}", entry.created_by.escape_debug())?;
         }
+        for warning in &self.warnings {
+            let (span, rule) = (warning.span, warning.rule.name());
+            writeln!(
+                f,
+                "warning {rule} at {}..{}: {}",
+                span.start, span.end, warning.message
+            )?;
+        }
         let config = serde_json::to_string_pretty(&self.config).map_err(|_| fmt::Error)?;
         writeln!(f, "config {config}")
     }

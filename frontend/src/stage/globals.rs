@@ -1,5 +1,7 @@
 //! The variables that `FROM` lines see.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::ast::{Instruction, Kind};
 use crate::diag::Diagnostic;
 use crate::env::Env;
@@ -15,26 +17,41 @@ pub(super) fn target_name(chunks: &[&[Instruction]], inputs: &Inputs) -> String 
     given.or(last).unwrap_or_else(|| "default".to_owned())
 }
 
-/// The platform variables and the `ARG`s before the first `FROM`.
-pub(super) fn globals(
-    head: &[Instruction],
+/// An `ARG` before the first `FROM`.
+#[derive(Debug)]
+pub(crate) struct GlobalArg<'a> {
+    /// The `ARG` instruction.
+    pub(crate) instruction: &'a Instruction,
+    /// Where it has one.
+    pub(crate) value: Option<String>,
+    /// The variables that its default was made of.
+    pub(crate) uses: BTreeSet<String>,
+}
+
+/// The variables of the `FROM` lines: to those that are there, the `ARG`s before the first `FROM` are added.
+pub(super) fn globals<'a>(
+    head: &'a [Instruction],
     escape: char,
-    inputs: &Inputs,
-    target: String,
-) -> Result<Env, Vec<Diagnostic>> {
-    let mut env = platform_args(inputs, target);
+    build_args: &BTreeMap<String, String>,
+    mut env: Env,
+) -> Result<(Env, BTreeMap<String, GlobalArg<'a>>), Vec<Diagnostic>> {
+    let mut args: BTreeMap<String, GlobalArg<'a>> = BTreeMap::new();
     let mut errors = Vec::new();
     for instruction in head {
-        let Kind::Arg(args) = &instruction.kind else {
+        let Kind::Arg(list) = &instruction.kind else {
             continue;
         };
-        for arg in args {
+        for arg in list {
             let name = arg.name.value.as_str();
-            let value = match (inputs.build_args.get(name), &arg.default) {
+            let mut uses = BTreeSet::new();
+            let value = match (build_args.get(name), &arg.default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => {
                     match expand::word(&default.value, escape, &|name| env.lookup(name)) {
-                        Ok(expanded) => Some(expanded.text),
+                        Ok(expanded) => {
+                            uses = expanded.used;
+                            Some(expanded.text)
+                        }
                         Err(error) => {
                             errors.push(error.diagnostic(default));
                             None
@@ -43,19 +60,36 @@ pub(super) fn globals(
                 }
                 (None, None) => None,
             };
-            if let Some(value) = value {
-                env.set(name, &value);
+            if let Some(value) = &value {
+                env.set(name, value);
             }
+            // `ARG A=$A` builds on what the former `A` was made of.
+            if uses.remove(name) {
+                uses.extend(
+                    args.get(name)
+                        .into_iter()
+                        .flat_map(|old| old.uses.iter().cloned()),
+                );
+            }
+            args.insert(
+                name.to_owned(),
+                GlobalArg {
+                    instruction,
+                    value,
+                    uses,
+                },
+            );
         }
     }
     if errors.is_empty() {
-        Ok(env)
+        Ok((env, args))
     } else {
         Err(errors)
     }
 }
 
-fn platform_args(inputs: &Inputs, target: String) -> Env {
+/// What every Dockerfile knows of its platforms.
+pub(super) fn platform_args(inputs: &Inputs, target: String) -> Env {
     let (build, wanted) = (&inputs.build_platform, &inputs.target_platform);
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let mut env = Env::default();

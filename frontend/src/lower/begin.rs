@@ -1,0 +1,166 @@
+//! `FROM`: what a stage begins with.
+
+use super::Lowering;
+use super::name::Steps;
+use super::origin::Origin;
+use super::outline::Facts;
+use super::state::{State, empty_image};
+use crate::ast::Kind;
+use crate::env::Env;
+use crate::image::{Config, ImageConfig, Platform};
+use crate::lint::Warning;
+use crate::plan::{NoCache, OpId};
+use crate::stage::{Base, Stage, StageId};
+
+impl Lowering<'_> {
+    /// The state after the `FROM`.
+    pub(super) fn begin(&mut self, id: StageId, stage: &Stage<'_>) -> State {
+        let platform = stage
+            .platform
+            .as_ref()
+            .unwrap_or(&self.inputs.target_platform);
+        let mut state = State {
+            id,
+            fs: OpId(0),
+            platform: platform.clone(),
+            config: empty_image(platform),
+            history: Vec::new(),
+            env: Env::default(),
+            args: Vec::new(),
+            cwd: "/".to_owned(),
+            has_cmd: false,
+            steps: self.steps(id, stage),
+            stage: stage.name.clone().unwrap_or_else(|| id.0.to_string()),
+            ignore_cache: self.ignores_cache(stage),
+            workdir_set: false,
+            warnings: Vec::new(),
+            facts: Facts::default(),
+            at: stage.span,
+        };
+        match (stage.context, &stage.base) {
+            (Some((name, context)), _) => {
+                state.config.config = Config::default();
+                self.begin_with(&mut state, stage, Origin::of_context(name, context));
+                if !state.config.os.is_empty() && !state.config.architecture.is_empty() {
+                    state.platform = state.config.platform();
+                }
+            }
+            (None, Base::Image(reference)) => {
+                self.begin_with(
+                    &mut state,
+                    stage,
+                    Origin::of_image(self.stages, reference, platform),
+                );
+            }
+            (None, Base::Scratch) => {
+                state.platform = self.inputs.target_platform.clone();
+                state.config = empty_image(&state.platform);
+                state.fs = self.graph.scratch();
+            }
+            (None, Base::Stage(base)) => {
+                if let Some(base) = self.built.get(base.0).and_then(Option::as_ref) {
+                    state = State {
+                        steps: state.steps,
+                        stage: state.stage,
+                        ignore_cache: state.ignore_cache,
+                        at: state.at,
+                        ..base.clone()
+                    };
+                    (state.id, state.has_cmd, state.facts) = (id, false, Facts::default());
+                    state.config.config.on_build.clear();
+                }
+            }
+        }
+        state
+    }
+
+    /// Begins with an image or a `--build-context`.
+    fn begin_with(&mut self, state: &mut State, stage: &Stage<'_>, origin: Origin<'_>) {
+        let config = origin
+            .image()
+            .and_then(|image| self.known.config(image, &state.platform));
+        if let Some(config) = config {
+            if stage.platform.is_none() && self.inputs.implicit_platform {
+                state.platform = self.detect(config);
+            }
+            if !origin.is_context() {
+                state.warn_of_platform(&stage.image, config);
+            }
+            state.config = ImageConfig {
+                created: None,
+                ..config.clone()
+            };
+            state.config.config.on_build.clear();
+        }
+        let (steps, env, platform) = (&mut state.steps, &state.env, &state.platform);
+        let name = |text: &str| steps.next(text, platform, env);
+        let wanted = stage
+            .platform
+            .as_ref()
+            .unwrap_or(&self.inputs.target_platform);
+        state.fs = origin.node(
+            &mut self.graph,
+            wanted,
+            config,
+            (stage.span, &state.stage),
+            name,
+        );
+    }
+
+    /// Without `--platform`, an image that is for this machine too keeps its own platform.
+    fn detect(&self, config: &ImageConfig) -> Platform {
+        let target = &self.inputs.target_platform;
+        let build = &self.inputs.build_platform;
+        let same = |p: &Platform| p.os == config.os && p.architecture == config.architecture;
+        if !same(target) && same(build) {
+            build.clone()
+        } else {
+            target.clone()
+        }
+    }
+
+    fn steps(&self, id: StageId, stage: &Stage<'_>) -> Steps {
+        let own = stage.instructions.iter().filter(|i| {
+            matches!(
+                i.kind,
+                Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_)
+            )
+        });
+        let triggers = self.known.triggers(id).len();
+        let from = usize::from(matches!(stage.base, Base::Image(_)));
+        Steps {
+            label: if self.labelled {
+                self.stages.label(id)
+            } else {
+                String::new()
+            },
+            total: from + own.count() + triggers,
+            with_platform: self.inputs.multi_platform,
+            ..Steps::default()
+        }
+    }
+
+    fn ignores_cache(&self, stage: &Stage<'_>) -> bool {
+        match &self.inputs.no_cache {
+            NoCache::Use => false,
+            NoCache::All => true,
+            NoCache::Stages(names) => {
+                let own = stage.name.as_deref().unwrap_or_default();
+                names.iter().any(|name| name.eq_ignore_ascii_case(own))
+            }
+        }
+    }
+}
+
+impl State {
+    fn warn_of_platform(&mut self, image: &str, config: &ImageConfig) {
+        let (expected, actual) = (self.platform.normalized(), config.platform().normalized());
+        let fits = expected.os == actual.os && expected.architecture == actual.architecture;
+        if !fits && !config.is_empty() {
+            let (expected, actual) = (expected.to_string(), actual.to_string());
+            self.warnings.push(Warning::invalid_base_image_platform(
+                self.at, image, &expected, &actual,
+            ));
+        }
+    }
+}
