@@ -1,4 +1,5 @@
 //! The builder.
 
 pub mod cli;
+pub mod oci;
 pub mod progress;
