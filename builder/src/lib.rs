@@ -3,3 +3,4 @@
 pub mod cli;
 pub mod oci;
 pub mod progress;
+pub mod registry;
