@@ -35,7 +35,7 @@ pub struct Instruction {
     /// The comment lines above, without `#` and blanks, top to bottom. Blank lines between do not matter, an empty
     /// comment line does: only what follows it counts.
     pub comments: Vec<Spanned<String>>,
-    /// The first blank line inside the instruction, among its continuations.
+    /// The last line of the command, where there are blank lines among its continuations.
     pub blank_line: Option<Span>,
     /// What it says.
     pub kind: Kind,

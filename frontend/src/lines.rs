@@ -23,7 +23,7 @@ pub(crate) struct Logical {
     end: usize,
     /// The comment lines above.
     pub(crate) comments: Vec<Spanned<String>>,
-    /// The first blank line among the continuations.
+    /// The last physical line, where there are blank lines among the continuations.
     pub(crate) blank: Option<Span>,
 }
 
@@ -158,26 +158,28 @@ impl<'a> Lines<'a> {
 
     /// Adds the continuation lines. Comments and blank lines among them vanish.
     fn join(&mut self, logical: &mut Logical) {
-        while let Some((start, line)) = self.physical() {
+        let (mut blank, mut continued) = (false, true);
+        let mut last = Span::default();
+        while continued {
+            let Some((start, line)) = self.physical() else {
+                break;
+            };
             let content = line.trim_end_matches(['\r', '\n']);
             let trimmed = content.trim_start();
-            let span = Span::new(to_u32(start), to_u32(start + content.len()));
+            last = Span::new(to_u32(start), to_u32(start + content.len()));
             if trimmed.starts_with('#') {
-                self.dropped.push(span);
-                continue;
-            }
-            if trimmed.is_empty() {
-                logical.blank.get_or_insert(span);
-                continue;
-            }
-            let (piece, continued) = self.cut_continuation(content);
-            logical.pieces.push((logical.text.len(), start));
-            logical.text.push_str(piece);
-            logical.end = start + content.len();
-            if !continued {
-                return;
+                self.dropped.push(last);
+            } else if trimmed.is_empty() {
+                blank = true;
+            } else {
+                let (piece, more) = self.cut_continuation(content);
+                logical.pieces.push((logical.text.len(), start));
+                logical.text.push_str(piece);
+                logical.end = start + content.len();
+                continued = more;
             }
         }
+        logical.blank = blank.then_some(last);
     }
 
     /// A single escape character at the end of the line, blanks after it allowed, goes on in the next line.

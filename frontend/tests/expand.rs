@@ -1,5 +1,9 @@
 //! The table in `testdata/expand.txt`.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_macros
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

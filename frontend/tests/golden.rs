@@ -1,6 +1,10 @@
 //! Golden directories: `testdata/parse/ok/NAME/{Dockerfile,ast.txt}` and `testdata/parse/err/NAME/{Dockerfile,error.txt}`.
 //! With `UPDATE=1` in the environment the expected files are rewritten.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_macros
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,9 @@
 //! Runs the table `testdata/ignore.txt`.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_macros
+)]
 
 use lapstrake_frontend::ignore::Ignore;
 

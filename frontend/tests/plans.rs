@@ -6,7 +6,11 @@
 //! `inputs.json` may hold `target`, `platform`, `build_args`, `labels`, `network`, `contexts` (a name to `local`, an
 //! image, or a URL), `ignore` (a `.dockerignore`), `no_cache` (true, or stages), `multi_platform` and `images` (a reference to its config). Images
 //! that it does not have are asked for, and the test gives a bare config.
-#![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_macros
+)]
 
 use std::fmt::Write as _;
 use std::fs;

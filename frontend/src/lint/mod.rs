@@ -80,7 +80,7 @@ rule_table! {
         "FROM --platform flag should not use a constant value",
     CopyIgnoredFile "copy-ignored-file" "Attempting to Copy file that is excluded by .dockerignore",
     InvalidDefinitionDescription "invalid-definition-description"
-        "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`",
+        "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment.",
     ExposeProtoCasing "expose-proto-casing" "Protocol in EXPOSE instruction should be lowercase",
     ExposeInvalidFormat "expose-invalid-format"
         "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release",

@@ -49,7 +49,7 @@ fn instructions() {
         [
             "MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label (line 2)",
             "LegacyKeyValueFormat: \"ENV key=value\" should be used instead of legacy \"ENV key value\" format (line 3)",
-            "NoEmptyContinuation: Empty continuation line (line 5)",
+            "NoEmptyContinuation: Empty continuation line (line 6)",
             "MultipleInstructionsDisallowed: Multiple CMD instructions should not be used in the same stage because only the last one will be used (line 7)",
         ]
     );

@@ -168,19 +168,23 @@ pub fn parse_trigger(text: &str) -> Result<Instruction, Diagnostic> {
     let mut parser = Parser::new(text);
     parser.run();
     parser.findings.append(&mut parser.lines.findings);
-    let whole = Span::new(0, to_u32(text.len()));
     if let Some(found) = parser.findings.into_iter().next() {
         return Err(found);
     }
-    <[Instruction; 1]>::try_from(parser.instructions)
-        .map(|[instruction]| instruction)
-        .map_err(|_| {
-            Diagnostic::error(
-                Code::Onbuild,
-                whole,
-                "onbuild trigger should be a single expression",
-            )
-        })
+    let refuse =
+        |message| Diagnostic::error(Code::Onbuild, Span::new(0, to_u32(text.len())), message);
+    match <[Instruction; 1]>::try_from(parser.instructions) {
+        Ok(
+            [
+                Instruction {
+                    kind: Kind::From(_),
+                    ..
+                },
+            ],
+        ) => Err(refuse("FROM isn't allowed as an ONBUILD trigger")),
+        Ok([instruction]) => Ok(instruction),
+        Err(_) => Err(refuse("onbuild trigger should be a single expression")),
+    }
 }
 
 struct Parser<'a> {
@@ -354,5 +358,73 @@ impl<'a> Parser<'a> {
             self.findings
                 .push(Diagnostic::error(Code::NoStages, span, message).hint("add a FROM"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn triggers() {
+        let found = parse_trigger("RUN <<EOF\na\nEOF").unwrap();
+        assert_eq!(found.text, "RUN <<EOF");
+        assert!(matches!(found.kind, Kind::Run(run) if run.heredocs.len() == 1));
+        // What a base image says is always read with the usual escape character.
+        assert!(parse_trigger("ENV A=b\\ c").is_ok());
+        let message = |text| parse_trigger(text).unwrap_err().message;
+        assert_eq!(
+            message("FROM a"),
+            "FROM isn't allowed as an ONBUILD trigger"
+        );
+        assert_eq!(
+            message("ENV A=b\nENV C=d"),
+            "onbuild trigger should be a single expression"
+        );
+        assert_eq!(message(""), "onbuild trigger should be a single expression");
+        assert_eq!(message("RUN --x y"), "unknown flag: --x");
+    }
+
+    #[test]
+    fn errors_do_not_cascade() {
+        let codes = |source: &str| {
+            let found = parse(source).unwrap_err();
+            found
+                .iter()
+                .map(|found| found.code.name())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(codes("FORM a\nRUN b\nCMD c\n"), ["unknown-instruction"]);
+        assert_eq!(codes("FROM a AS 1\nRUN b\n"), ["stage-name"]);
+        assert_eq!(codes("ARG\nRUN b\nFROM a\n"), ["arguments"]);
+        assert_eq!(
+            codes("FROM a\nRNU <<EOF\nx y\nEOF\n"),
+            ["unknown-instruction"]
+        );
+        assert_eq!(
+            codes("FROM a\nCOPY [1] <<EOF /\nRUN <<X\nfoo bar\n"),
+            ["heredoc"]
+        );
+        assert_eq!(codes("RUN a\nRUN b\n"), ["before-from"]);
+        assert_eq!(
+            codes("RNU a\nLABEL b=c\n"),
+            ["unknown-instruction", "no-stages"]
+        );
+    }
+
+    #[test]
+    fn utf16_is_named() {
+        let bytes: Vec<u8> = "FROM a\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let found = parse_bytes(&[&[0xff, 0xfe], &bytes[..]].concat())
+            .1
+            .unwrap_err();
+        assert_eq!(
+            found[0].hint.as_deref(),
+            Some("the file looks like UTF-16; save it as UTF-8")
+        );
     }
 }
