@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use crate::ast::Dockerfile;
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::span::{LineIndex, Span};
-use crate::stage::StageId;
 
 use checks::Checks;
 
@@ -221,15 +220,15 @@ pub struct Report {
 pub enum Scope<'a> {
     /// All of them, as `--check` does.
     All,
-    /// Those that the target needs; see [`Stages::reachable`](crate::stage::Stages::reachable).
-    Stages(&'a BTreeSet<StageId>),
+    /// Those that are built; see [`Plan::stages`](crate::plan::Plan::stages).
+    Stages(&'a BTreeSet<usize>),
 }
 
 impl Scope<'_> {
     fn contains(self, stage: usize) -> bool {
         match self {
             Self::All => true,
-            Self::Stages(stages) => stages.contains(&StageId(stage)),
+            Self::Stages(stages) => stages.contains(&stage),
         }
     }
 }

@@ -127,7 +127,7 @@ fn checks() {
 #[test]
 fn scope_leaves_unbuilt_stages_out() {
     let dockerfile = parse("FROM a\nENV A b\nFROM b\nENV A b\n").unwrap();
-    let built = BTreeSet::from([StageId(1)]);
+    let built = BTreeSet::from([1]);
     let report = lint(&dockerfile, Scope::Stages(&built), Vec::new(), None).unwrap();
     assert_eq!(report.warnings.len(), 1);
 }
