@@ -6,7 +6,7 @@ use crate::chmod;
 use crate::diag::{Code, Diagnostic};
 use crate::expand;
 use crate::git::GitUrl;
-use crate::glob::{self, Glob};
+use crate::glob::{self, BadPattern, Glob};
 use crate::ignore::Ignore;
 use crate::lint::Warning;
 use crate::paths;
@@ -188,12 +188,13 @@ impl Lowering<'_> {
             self.warn_of_ignored(state, request.verb, &path.value);
         }
         let pattern = local_pattern(&path.value, request.copy.parents);
-        if glob::has_wildcard(&pattern) && !request.copy.parents {
-            Glob::new(&pattern).map_err(|error| {
-                let message = format!("{error}: {}", text::quote(&path.value));
-                Diagnostic::error(Code::CopySource, path.span, message)
-            })?;
-        }
+        check_pattern(&pattern, request.copy.parents).map_err(|reason| {
+            Diagnostic::error(
+                Code::CopySource,
+                path.span,
+                format!("{reason}: {}", text::quote(&path.value)),
+            )
+        })?;
         let unpack = request.copy.unpack.unwrap_or(request.verb == Verb::Add);
         let from = match from {
             Some(from) => from,
@@ -264,6 +265,15 @@ impl Request<'_> {
             .checksum
             .as_ref()
             .map(|checksum| checksum.value.clone());
+        let given = flag.iter().chain(&url.checksum);
+        if let Some(wrong) = given
+            .into_iter()
+            .find(|sum| !sum.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            return Err(fail(format!(
+                "invalid checksum {wrong:?} for Git source, expected hex commit hash"
+            )));
+        }
         let checksum = match (flag, url.checksum) {
             (Some(flag), Some(query)) if flag != query => {
                 return Err(fail(format!("checksum mismatch {flag:?} != {query:?}")));
@@ -313,6 +323,23 @@ impl Request<'_> {
         }
         shown
     }
+}
+
+/// A pattern that matches nothing is no error, but one that cannot match is. With `--parents` what follows the pivot may
+/// hold `**`.
+fn check_pattern(pattern: &str, parents: bool) -> Result<(), BadPattern> {
+    if !parents {
+        return if glob::has_wildcard(pattern) {
+            Glob::new(pattern).map(drop)
+        } else {
+            Ok(())
+        };
+    }
+    let (root, rest) = pattern.split_once("/./").unwrap_or(("", pattern));
+    check_pattern(root, false)?;
+    Ignore::from_patterns([rest])
+        .map(drop)
+        .map_err(|_| BadPattern)
 }
 
 fn check_excludes(copy: &ast::Copy) -> Result<(), Diagnostic> {

@@ -7,6 +7,8 @@ use crate::span::Span;
 #[derive(Debug, Default)]
 pub(super) struct Graph {
     nodes: Vec<Node>,
+    /// Those that depend on nothing.
+    sources: Vec<OpId>,
 }
 
 impl Graph {
@@ -24,17 +26,22 @@ impl Graph {
         span: Option<Span>,
         stage: &str,
     ) -> OpId {
-        // Few ops are sources; of the others none equals one.
-        if let Some(index) = self.nodes.iter().position(|node| node.op == op) {
-            return OpId(u32::try_from(index).unwrap_or(u32::MAX));
+        if let Some(id) = self
+            .sources
+            .iter()
+            .find(|id| self.nodes[index(**id)].op == op)
+        {
+            return *id;
         }
-        self.add(Node {
+        let id = self.add(Node {
             op,
             name: name(),
             span,
             stage: stage.to_owned(),
             ignore_cache: false,
-        })
+        });
+        self.sources.push(id);
+        id
     }
 
     pub(super) fn scratch(&mut self) -> OpId {

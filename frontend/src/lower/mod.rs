@@ -72,11 +72,8 @@ pub fn check(dockerfile: &Dockerfile, inputs: &Inputs) -> Answer<Checked> {
         Ok(stages) => stages,
         Err(errors) => return Answer::Ready(Checked { errors, ..checked }),
     };
-    let scope = if inputs.target.is_some() {
-        Scope::Target
-    } else {
-        Scope::All
-    };
+    let whole = inputs.target.as_deref().is_none_or(str::is_empty);
+    let scope = if whole { Scope::All } else { Scope::Target };
     match resolve::resolve(&stages, scope) {
         Ok(Resolved::Need(wanted)) => Answer::Need(wanted),
         Err(errors) => Answer::Ready(Checked {

@@ -1,6 +1,6 @@
 //! What a target takes from outside: the answers to `--call=targets` and `--call=outline`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::resolve::Known;
 use super::{Lowering, State};
@@ -68,11 +68,11 @@ pub struct OutlineMount {
 /// What one stage takes from outside.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Facts {
-    args: Vec<OutlineArg>,
+    args: BTreeMap<String, OutlineArg>,
     /// The names of arguments that come from before the first `FROM`.
     globals: BTreeSet<String>,
-    secrets: Vec<OutlineMount>,
-    ssh: Vec<OutlineMount>,
+    secrets: BTreeMap<String, OutlineMount>,
+    ssh: BTreeMap<String, OutlineMount>,
 }
 
 /// The stages that can be built, in source order.
@@ -133,30 +133,29 @@ impl State {
             self.facts.globals.insert(name.to_owned());
             return;
         }
-        self.facts.args.retain(|arg| arg.name != name);
-        self.facts.args.push(OutlineArg {
+        let arg = OutlineArg {
             name: name.to_owned(),
             description: description(instruction, name),
             value: value.map(str::to_owned),
             span: self.at,
-        });
+        };
+        self.facts.args.insert(name.to_owned(), arg);
     }
 
     /// Notes the secrets and agents of a step. Of each the first counts.
     pub(super) fn note_mounts(&mut self, mounts: &[Mount]) {
         for mount in mounts {
-            let (list, name, required) = match mount {
+            let (known, name, required) = match mount {
                 Mount::Secret { id, required, .. } => (&mut self.facts.secrets, id, *required),
                 Mount::Ssh { id, required, .. } => (&mut self.facts.ssh, id, *required),
                 Mount::Bind { .. } | Mount::Cache { .. } | Mount::Tmpfs { .. } => continue,
             };
-            if !list.iter().any(|known| known.name == *name) {
-                list.push(OutlineMount {
-                    name: name.clone(),
-                    required,
-                    span: self.at,
-                });
-            }
+            let mount = OutlineMount {
+                name: name.clone(),
+                required,
+                span: self.at,
+            };
+            known.entry(name.clone()).or_insert(mount);
         }
     }
 }
@@ -164,32 +163,33 @@ impl State {
 impl Lowering<'_> {
     /// Gathers what the target and the stages under it take; what is nearer to the target counts.
     pub(super) fn outline(&self, dockerfile: &Dockerfile) -> Outline {
-        let mut outline = Outline::default();
-        if let Some(target) = targets(dockerfile).into_iter().nth(self.stages.target.0) {
-            (outline.name, outline.description) = (target.name, target.description);
-        }
+        let mut all = Facts::default();
         for id in nearest_first(self.stages, self.known) {
             let Some(state) = self.built.get(id.0).and_then(Option::as_ref) else {
                 continue;
             };
-            let args = state
-                .facts
-                .args
-                .iter()
-                .cloned()
-                .chain(self.global_args(state, id));
-            args.for_each(|arg| add(&mut outline.args, arg, |arg| &arg.name));
-            for secret in &state.facts.secrets {
-                add(&mut outline.secrets, secret.clone(), |secret| &secret.name);
-            }
-            for agent in &state.facts.ssh {
-                add(&mut outline.ssh, agent.clone(), |agent| &agent.name);
-            }
+            let globals = self
+                .global_args(state, id)
+                .into_iter()
+                .map(|arg| (arg.name.clone(), arg));
+            add(
+                &mut all.args,
+                state.facts.args.clone().into_iter().chain(globals),
+            );
+            add(&mut all.secrets, state.facts.secrets.clone());
+            add(&mut all.ssh, state.facts.ssh.clone());
         }
-        outline.args.sort_by_key(|arg| arg.span);
-        outline.secrets.sort_by_key(|secret| secret.span);
-        outline.ssh.sort_by_key(|agent| agent.span);
-        outline
+        let target = targets(dockerfile).into_iter().nth(self.stages.target.0);
+        let (name, description) = target
+            .map(|target| (target.name, target.description))
+            .unwrap_or_default();
+        Outline {
+            name,
+            description,
+            args: sorted(all.args, |arg| arg.span),
+            secrets: sorted(all.secrets, |secret| secret.span),
+            ssh: sorted(all.ssh, |agent| agent.span),
+        }
     }
 
     /// The global arguments that a stage uses, and those that they are made of.
@@ -223,18 +223,25 @@ impl Lowering<'_> {
     }
 }
 
-fn add<T>(list: &mut Vec<T>, item: T, name: impl Fn(&T) -> &String) {
-    if !list.iter().any(|known| name(known) == name(&item)) {
-        list.push(item);
+fn add<T>(all: &mut BTreeMap<String, T>, more: impl IntoIterator<Item = (String, T)>) {
+    for (name, item) in more {
+        all.entry(name).or_insert(item);
     }
+}
+
+fn sorted<T>(all: BTreeMap<String, T>, span: impl Fn(&T) -> Span) -> Vec<T> {
+    let mut all: Vec<T> = all.into_values().collect();
+    all.sort_by_key(span);
+    all
 }
 
 /// The target, what it is built on, and what these take from.
 fn nearest_first(stages: &Stages<'_>, known: &Known) -> Vec<StageId> {
     let mut order = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut open = vec![stages.target];
     while let Some(id) = open.pop() {
-        if order.contains(&id) {
+        if !seen.insert(id) {
             continue;
         }
         order.push(id);

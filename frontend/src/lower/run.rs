@@ -1,5 +1,7 @@
 //! `RUN`.
 
+use std::collections::BTreeMap;
+
 use super::{DEFAULT_HOSTNAME, Lowering, State, name};
 use crate::ast::{self, Command, Instruction, Script};
 use crate::diag::Diagnostic;
@@ -152,9 +154,11 @@ impl State {
     /// `|2 A=1 B=2 `: every declared argument once, with the value that steps see.
     fn declared_args(&self) -> String {
         let mut shown: Vec<(&str, &str)> = Vec::new();
+        let mut places = BTreeMap::new();
         for (name, value) in &self.args {
             let value = self.env.get(name).or(value.as_deref()).unwrap_or_default();
-            match shown.iter_mut().find(|(other, _)| other == name) {
+            let place = *places.entry(name).or_insert(shown.len());
+            match shown.get_mut(place) {
                 Some((_, old)) => *old = value,
                 None => shown.push((name, value)),
             }
