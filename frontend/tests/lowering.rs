@@ -236,7 +236,7 @@ proptest! {
     #[test]
     fn any_text_is_a_reference_or_not(text in "[a-zA-Z0-9:/@._\\[\\]-]{0,40}|\\PC{0,20}") {
         if let Ok(reference) = text.parse::<ImageRef>() {
-            prop_assert_eq!(reference.to_string().parse::<ImageRef>().unwrap(), reference.clone());
+            prop_assert_eq!(&reference.to_string().parse::<ImageRef>().unwrap(), &reference);
             prop_assert_eq!(reference.canonical().parse::<ImageRef>().unwrap(), reference);
         }
         let local = Platform::new("linux", "amd64", None);
