@@ -58,6 +58,7 @@ pub(crate) fn mount(
     }
     mount::attach(dev.as_fd(), target)?;
     if bind_nodes {
+        mount::restrict(dev.as_fd(), NODEV)?;
         for (name, major, minor) in NODES {
             bind_node(dev.as_fd(), name, makedev(major, minor))?;
         }

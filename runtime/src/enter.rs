@@ -86,22 +86,12 @@ pub(crate) fn entered() -> Result<&'static Entered, Error> {
 
 impl Entered {
     /// Asks the keeper for a process that takes its steps from `socket`.
-    pub(crate) fn start(
-        &self,
-        request: &keeper::Request,
-        socket: &OwnedFd,
-        cgroup: Option<&OwnedFd>,
-    ) -> io::Result<()> {
-        let fds: Vec<_> = [Some(socket), cgroup]
-            .into_iter()
-            .flatten()
-            .map(AsFd::as_fd)
-            .collect();
+    pub(crate) fn start(&self, request: &keeper::Request, socket: &OwnedFd) -> io::Result<()> {
         let keeper = self
             .keeper
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        wire::put(&*keeper, request, &fds)
+        wire::put(&*keeper, request, &[socket.as_fd()])
     }
 }
 
@@ -243,7 +233,8 @@ fn start_keeper() -> io::Result<OwnedFd> {
         None,
     )?;
     let program = unwritable_program()?;
-    let name = [CString::new(NAME)?];
+    let process = rustix::process::getpid().as_raw_nonzero().to_string();
+    let argv = [CString::new(NAME)?, CString::new(process)?];
     if let Cloned::Child = sys::clone_process(libc::CLONE_NEWPID as u64, None)? {
         // Nothing may go wrong in the order: the socket's number is what the keeper knows.
         let socket = match there.as_raw_fd() {
@@ -252,7 +243,7 @@ fn start_keeper() -> io::Result<OwnedFd> {
             _ => sys::duplicate_to(there.as_fd(), SOCKET),
         };
         if socket.is_ok() && sys::close_from_on_exec(SOCKET + 1).is_ok() {
-            let _ = sys::exec_file(program.as_fd(), &name, &[]);
+            let _ = sys::exec_file(program.as_fd(), &argv, &[]);
         }
         sys::exit(127);
     }

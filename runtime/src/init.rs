@@ -3,7 +3,6 @@
 //! Runs as process 1 of new namespaces, forked from the single-threaded keeper. Nothing of the image is executed or
 //! read before the last steps, and everything that this process holds open is close-on-exec.
 
-use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,14 +11,17 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, fchown, openat};
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{Gid, Resource, Rlimit, Uid, fchdir, pivot_root, setrlimit, umask};
+use rustix::process::{Gid, Uid, fchdir, pivot_root, umask};
 use serde::{Deserialize, Serialize};
 
 use crate::mount::{self, NODEV, NOEXEC, NOSUID, Overlay, PLAIN, RDONLY};
 use crate::plan::{STDERR, STDOUT, Slot, Step};
 use crate::target::{self, Shape, Stub, Targets};
 use crate::user::{self, User};
-use crate::{caps, dev, protect, seccomp, sys, wire};
+use crate::{caps, dev, exec, network, protect, seccomp, sys, wire};
+
+/// The exit code of a child that never became a command; its report says why.
+pub(crate) const FAILED: i32 = 125;
 
 /// What the child or the keeper tells the caller of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,12 +36,15 @@ pub(crate) enum Report {
     Exited {
         code: Option<i32>,
         signal: Option<i32>,
+        out_of_memory: bool,
     },
 }
 
 /// Runs the step whose plan arrives on `socket`.
-pub(crate) fn main(socket: &OwnedFd) -> ! {
-    let code = match std::panic::catch_unwind(|| run(socket)) {
+///
+/// Where access to devices is not bounded otherwise, no device but those of the new `/dev` can be opened.
+pub(crate) fn main(socket: &OwnedFd, devices_bounded: bool) -> ! {
+    let code = match std::panic::catch_unwind(|| run(socket, devices_bounded)) {
         Ok(code) => code,
         Err(_) => {
             report(
@@ -49,7 +54,7 @@ pub(crate) fn main(socket: &OwnedFd) -> ! {
                     stubs: Vec::new(),
                 },
             );
-            125
+            FAILED
         }
     };
     sys::exit(code)
@@ -60,9 +65,9 @@ fn report(socket: &OwnedFd, report: &Report) {
     let _ = wire::put(socket, report, &[]);
 }
 
-fn run(socket: &OwnedFd) -> i32 {
+fn run(socket: &OwnedFd, devices_bounded: bool) -> i32 {
     let Ok(Some((steps, fds))) = wire::take::<Vec<Step>>(socket) else {
-        return 125;
+        return FAILED;
     };
     let mut state = State {
         fds,
@@ -70,6 +75,7 @@ fn run(socket: &OwnedFd) -> i32 {
         memory: None,
         user: None,
         stubs: Vec::new(),
+        devices_bounded,
     };
     for step in steps {
         let name = step.describe();
@@ -84,10 +90,10 @@ fn run(socket: &OwnedFd) -> i32 {
                     stubs: state.stubs,
                 },
             );
-            return 125;
+            return FAILED;
         }
     }
-    125
+    FAILED
 }
 
 struct State {
@@ -98,6 +104,7 @@ struct State {
     memory: Option<OwnedFd>,
     user: Option<User>,
     stubs: Vec<Stub>,
+    devices_bounded: bool,
 }
 
 fn missing(what: &str) -> io::Error {
@@ -149,6 +156,11 @@ impl State {
                 self.slot(slot)?,
                 Some(rustix::thread::LinkNameSpaceType::Network),
             )?),
+            Step::NetworkFile {
+                directory,
+                file,
+                namespace,
+            } => network::show(&directory, &file, self.slot(namespace)?),
             Step::Hostname(name) => sys::set_hostname(&name),
             Step::Root {
                 lowers,
@@ -163,7 +175,12 @@ impl State {
                 shm,
             } => {
                 let target = target::lasting_directory(self.root()?, "dev")?;
-                dev::mount(target.as_fd(), bind_nodes, tty_group, shm)
+                dev::mount(
+                    target.as_fd(),
+                    bind_nodes || !self.devices_bounded,
+                    tty_group,
+                    shm,
+                )
             }
             Step::Sys { writable } => self.mount_sys(writable),
             Step::HostDevices => dev::add_host_devices(self.root()?),
@@ -198,7 +215,7 @@ impl State {
                 protect::protect(self.root()?, empty.as_fd(), &masked, &readonly)
             }
             Step::Pivot => self.pivot(),
-            Step::Ulimits(limits) => limits.iter().try_for_each(ulimit),
+            Step::Ulimits(limits) => exec::ulimits(&limits),
             Step::User { user, groups } => self.find_user(&user, groups),
             Step::Cwd(path) => self.change_directory(&path),
             Step::Seccomp => seccomp::install(),
@@ -228,7 +245,7 @@ impl State {
         if overlay.is_empty() {
             overlay.add_lowest(mount::open_plain(memory.as_fd(), "empty")?);
         }
-        let root = overlay.mount(PLAIN)?;
+        let root = overlay.mount(if self.devices_bounded { PLAIN } else { NODEV })?;
         mount::attach(root.as_fd(), over_upper.as_fd())?;
         (self.root, self.memory) = (Some(root), Some(memory));
         Ok(())
@@ -254,9 +271,22 @@ impl State {
                 let tree = mount::clone_tree(CWD, Path::new("/sys"))?;
                 mount::restrict(tree.as_fd(), common | RDONLY)?;
                 let target = target::lasting_directory(self.root()?, "sys")?;
-                mount::attach(tree.as_fd(), target.as_fd())
+                mount::attach(tree.as_fd(), target.as_fd())?;
             }
-            done => done,
+            done => done?,
+        }
+        if !std::fs::read_to_string("/proc/self/cgroup")
+            .is_ok_and(|groups| groups.lines().count() == 1)
+        {
+            // Version 1 somewhere: programs would draw wrong conclusions from seeing the other.
+            return Ok(());
+        }
+        let Ok(target) = mount::open_plain(self.root()?, "sys/fs/cgroup") else {
+            return Ok(());
+        };
+        match mount::create("cgroup2", &[], attributes) {
+            Ok(tree) => mount::attach(tree.as_fd(), target.as_fd()),
+            Err(_) => Ok(()),
         }
     }
 
@@ -405,44 +435,10 @@ fn view(
     mount::clone_fd(mount::open_below(overlay.as_fd(), source)?.as_fd())
 }
 
-fn ulimit((name, soft, hard): &(String, i64, i64)) -> io::Result<()> {
-    let resource =
-        resource(name).ok_or_else(|| io::Error::other(format!("no limit is called {name:?}")))?;
-    let bound = |value: i64| u64::try_from(value).ok();
-    Ok(setrlimit(
-        resource,
-        Rlimit {
-            current: bound(*soft),
-            maximum: bound(*hard),
-        },
-    )?)
-}
-
-fn resource(name: &str) -> Option<Resource> {
-    Some(match name {
-        "core" => Resource::Core,
-        "cpu" => Resource::Cpu,
-        "data" => Resource::Data,
-        "fsize" => Resource::Fsize,
-        "locks" => Resource::Locks,
-        "memlock" => Resource::Memlock,
-        "msgqueue" => Resource::Msgqueue,
-        "nice" => Resource::Nice,
-        "nofile" => Resource::Nofile,
-        "nproc" => Resource::Nproc,
-        "rss" => Resource::Rss,
-        "rtprio" => Resource::Rtprio,
-        "rttime" => Resource::Rttime,
-        "sigpending" => Resource::Sigpending,
-        "stack" => Resource::Stack,
-        _ => return None,
-    })
-}
-
 fn exec(socket: &OwnedFd, state: &State, argv: &[String], env: Vec<(String, String)>) -> i32 {
     let stubs = state.stubs.clone();
-    let home = state.user.as_ref().map_or("/", |user| user.home.as_str());
-    if let Err(error) = standard_streams(state) {
+    let streams = || exec::standard_streams(state.slot(STDOUT)?, state.slot(STDERR)?);
+    if let Err(error) = streams() {
         report(
             socket,
             &Report::Failed {
@@ -450,94 +446,12 @@ fn exec(socket: &OwnedFd, state: &State, argv: &[String], env: Vec<(String, Stri
                 stubs,
             },
         );
-        return 125;
+        return FAILED;
     }
     umask(Mode::from_raw_mode(0o022));
     report(socket, &Report::Ready { stubs });
-    let error = become_command(argv, env, home);
-    let program = argv.first().map_or("", String::as_str);
-    let (code, message) = match error.raw_os_error() {
-        Some(libc::ENOENT | libc::ENOTDIR) if !program.contains('/') => (
-            127,
-            format!("exec: {program:?}: executable file not found in $PATH"),
-        ),
-        Some(libc::ENOENT | libc::ENOTDIR) => {
-            (127, format!("exec: {program:?}: no such file or directory"))
-        }
-        _ => (126, format!("exec: {program:?}: {}", plain(&error))),
-    };
+    let home = state.user.as_ref().map_or("/", |user| user.home.as_str());
+    let (code, message) = exec::command(argv, env, home);
     report(socket, &Report::NotExecuted { code, message });
     code
-}
-
-/// The system's words for an error, without the number that Rust adds.
-fn plain(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or_default()
-        .to_lowercase()
-}
-
-fn standard_streams(state: &State) -> io::Result<()> {
-    let null = openat(
-        CWD,
-        "/dev/null",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    sys::duplicate_to(null.as_fd(), 0)?;
-    sys::duplicate_to(state.slot(STDOUT)?, 1)?;
-    sys::duplicate_to(state.slot(STDERR)?, 2)?;
-    sys::close_from_on_exec(3)
-}
-
-/// Where programs are looked for when the environment does not say.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-fn become_command(argv: &[String], mut env: Vec<(String, String)>, home: &str) -> io::Error {
-    let path = env
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "PATH")
-        .map_or(DEFAULT_PATH, |(_, value)| value)
-        .to_owned();
-    if !env
-        .iter()
-        .any(|(name, value)| name == "HOME" && !value.is_empty())
-    {
-        env.retain(|(name, _)| name != "HOME");
-        env.push(("HOME".into(), home.into()));
-    }
-    let strings = |list: Vec<String>| {
-        list.into_iter()
-            .map(CString::new)
-            .collect::<Result<Vec<_>, _>>()
-    };
-    let env = strings(
-        env.into_iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect(),
-    );
-    let (Ok(argv_c), Ok(env)) = (strings(argv.to_vec()), env) else {
-        return io::ErrorKind::InvalidInput.into();
-    };
-    let Some(program) = argv.first().filter(|program| !program.is_empty()) else {
-        return io::ErrorKind::NotFound.into();
-    };
-    if program.contains('/') {
-        return sys::exec(&argv_c[0], &argv_c, &env);
-    }
-    let mut last = io::Error::from_raw_os_error(libc::ENOENT);
-    for directory in path.split(':') {
-        let directory = if directory.is_empty() { "." } else { directory };
-        let Ok(file) = CString::new(format!("{directory}/{program}")) else {
-            continue;
-        };
-        let error = sys::exec(&file, &argv_c, &env);
-        if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) {
-            last = error;
-        }
-    }
-    last
 }

@@ -14,55 +14,80 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::FdFlags;
-use rustix::process::{Signal, WaitOptions, pidfd_send_signal};
+use rustix::process::{
+    Resource, Rlimit, Signal, WaitOptions, getrlimit, pidfd_send_signal, setrlimit,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::{Groups, Leaf, Wanted};
 use crate::init::{self, Report};
 use crate::sys::{self, Cloned};
-use crate::wire;
+use crate::{seccomp, wire};
 
 /// The name by which a process knows that it is the keeper.
 pub(crate) const NAME: &str = "lapstrake-keeper";
 /// The keeper's socket to the builder.
 pub(crate) const SOCKET: i32 = 3;
 
-/// Asks for a new process. Descriptors: the step's socket, and its control group if it has one.
+/// Asks for a new process. One descriptor: the socket from which it takes its steps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Request {
     /// `CLONE_NEW*`.
     pub(crate) namespaces: u64,
+    /// Control groups of its own.
+    pub(crate) group: Option<Wanted>,
 }
 
 struct Child {
     pid: i32,
     pidfd: OwnedFd,
     socket: OwnedFd,
+    group: Leaf,
     killed: bool,
 }
 
 /// Serves until the builder is gone.
 pub(crate) fn main() -> ! {
-    let served = sys::inherited(SOCKET).and_then(|socket| serve(&socket));
+    let builder = std::env::args().nth(1).unwrap_or_default();
+    let served = sys::inherited(SOCKET).and_then(|socket| serve(&socket, &builder));
     sys::exit(if served.is_ok() { 0 } else { 1 })
 }
 
-fn serve(builder: &OwnedFd) -> io::Result<()> {
+fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
     detach(builder)?;
+    seccomp::prepare();
+    let mut groups = Groups::discover(process);
     let mut children: Vec<Child> = Vec::new();
     loop {
         let ready = wait(builder, &children)?;
         for (child, abandoned) in children.iter_mut().zip(&ready.abandoned) {
-            if *abandoned && !child.killed {
-                child.killed = true;
-                let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+            if *abandoned {
+                child.kill();
             }
         }
-        reap(&mut children);
+        reap(&mut children, &groups);
         if ready.builder {
-            match wire::take::<Request>(builder)? {
-                Some((request, fds)) => children.extend(start(&request, fds)),
-                None => return Ok(()),
+            match wire::take::<Request>(builder) {
+                Ok(Some((request, fds))) => children.extend(start(&request, fds, &mut groups)),
+                Ok(None) | Err(_) => break,
             }
+        }
+    }
+    // Steps and helpers alike; each is gone once it was waited for.
+    sys::kill_others();
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
+    children
+        .iter()
+        .for_each(|child| groups.finish(&child.group));
+    groups.remove();
+    Ok(())
+}
+
+impl Child {
+    fn kill(&mut self) {
+        if !self.killed {
+            self.killed = true;
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         }
     }
 }
@@ -74,6 +99,15 @@ fn detach(builder: &OwnedFd) -> io::Result<()> {
     rustix::io::fcntl_setfd(builder, FdFlags::CLOEXEC)?;
     let _ = rustix::process::setsid();
     rustix::process::chdir("/")?;
+    // A root may have 500 layers, each of them open at once.
+    let files = getrlimit(Resource::Nofile);
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: files.maximum,
+            ..files
+        },
+    );
     let null = openat(
         CWD,
         "/dev/null",
@@ -111,20 +145,17 @@ fn wait(builder: &OwnedFd, children: &[Child]) -> io::Result<Ready> {
     })
 }
 
-fn start(request: &Request, fds: Vec<OwnedFd>) -> Option<Child> {
-    let mut fds = fds.into_iter();
-    let socket = fds.next()?;
-    let cgroup = fds.next();
-    match sys::clone_process(request.namespaces, cgroup.as_ref().map(AsFd::as_fd)) {
-        Ok(Cloned::Child) => init::main(&socket),
-        Ok(Cloned::Parent(pidfd, pid)) => Some(Child {
+fn start(request: &Request, fds: Vec<OwnedFd>, groups: &mut Groups) -> Option<Child> {
+    let socket = fds.into_iter().next()?;
+    match try_start(request, &socket, groups) {
+        Ok((pid, pidfd, group)) => Some(Child {
             pid,
             pidfd,
             socket,
+            group,
             killed: false,
         }),
-        Err(error) => {
-            let message = format!("start a process in new namespaces: {error}");
+        Err(message) => {
             let _ = wire::put(
                 &socket,
                 &Report::Failed {
@@ -138,9 +169,46 @@ fn start(request: &Request, fds: Vec<OwnedFd>) -> Option<Child> {
     }
 }
 
+fn try_start(
+    request: &Request,
+    socket: &OwnedFd,
+    groups: &mut Groups,
+) -> Result<(i32, OwnedFd, Leaf), String> {
+    let group = match &request.group {
+        Some(wanted) => groups
+            .start(wanted)
+            .map_err(|error| format!("make a control group: {error}"))?,
+        None => Leaf::default(),
+    };
+    let devices_bounded =
+        group.devices || request.group.as_ref().is_none_or(|wanted| !wanted.confined);
+    match sys::clone_process(request.namespaces, group.unified()) {
+        Ok(Cloned::Child) => match group.join() {
+            Ok(()) => init::main(socket, devices_bounded),
+            Err(error) => {
+                let message = format!("join a control group: {error}");
+                let _ = wire::put(
+                    socket,
+                    &Report::Failed {
+                        message,
+                        stubs: Vec::new(),
+                    },
+                    &[],
+                );
+                sys::exit(init::FAILED)
+            }
+        },
+        Ok(Cloned::Parent(pidfd, pid)) => Ok((pid, pidfd, group)),
+        Err(error) => {
+            groups.finish(&group);
+            Err(format!("start a process in new namespaces: {error}"))
+        }
+    }
+}
+
 /// Waits for whoever ended, and tells the callers of those that were steps. Others are orphans of helpers that went into
 /// the background; they come to process 1.
-fn reap(children: &mut Vec<Child>) {
+fn reap(children: &mut Vec<Child>, groups: &Groups) {
     while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
         let Some(index) = children
             .iter()
@@ -149,9 +217,12 @@ fn reap(children: &mut Vec<Child>) {
             continue;
         };
         let child = children.swap_remove(index);
+        let out_of_memory = child.group.out_of_memory();
+        groups.finish(&child.group);
         let report = Report::Exited {
             code: status.exit_status(),
             signal: status.terminating_signal(),
+            out_of_memory,
         };
         let _ = wire::put(&child.socket, &report, &[]);
     }

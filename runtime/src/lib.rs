@@ -8,11 +8,17 @@
 #![deny(unsafe_code)]
 
 mod caps;
+mod cgroup;
 mod dev;
+mod devices;
 mod enter;
+mod exec;
+mod hierarchy;
 mod init;
 mod keeper;
+mod limits;
 mod mount;
+mod network;
 mod plan;
 mod protect;
 mod seccomp;
@@ -28,6 +34,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 pub use enter::{Identity, child_main, enter};
+pub use network::{RESOLVER, prepare_network};
 pub use spawn::{Cancel, run};
 pub use spec::{
     Access, Exit, Limits, Mount, MountKind, Network, Process, Root, RunSpec, Security, Stream,

@@ -63,6 +63,12 @@ pub(crate) enum Step {
     Loopback,
     /// Into an existing network namespace.
     JoinNetwork(Slot),
+    /// A network namespace becomes a file below a directory that is covered, for a helper.
+    NetworkFile {
+        directory: String,
+        file: String,
+        namespace: Slot,
+    },
     /// Name of the host.
     Hostname(String),
     /// The overlay becomes the new root.
@@ -146,6 +152,7 @@ impl Step {
             Step::CgroupNamespace => "make a control group namespace".into(),
             Step::Loopback => "bring up the loopback interface".into(),
             Step::JoinNetwork(_) => "join the network".into(),
+            Step::NetworkFile { .. } => "show the network".into(),
             Step::Hostname(name) => format!("set the host name {name:?}"),
             Step::Root { .. } => "mount overlay".into(),
             Step::Proc => "mount /proc".into(),

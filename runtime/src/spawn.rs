@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -12,11 +11,13 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::cgroup::Wanted;
 use crate::enter::{Entered, entered};
 use crate::init::Report;
 use crate::keeper::Request;
+use crate::network::{self, Lease};
 use crate::plan::{Plan, Resource, Step, plan};
-use crate::spec::{Exit, RunSpec, Stream};
+use crate::spec::{Exit, RunSpec, Security, Stream};
 use crate::target::{self, Stub};
 use crate::{Error, mount, wire};
 
@@ -70,7 +71,7 @@ pub fn run(
         return Err(Error::Cancelled);
     }
     let plan = plan(spec, entered.host)?;
-    let mut running = Running::start(entered, &plan)?;
+    let mut running = Running::start(entered, spec, &plan)?;
     let ended = running.watch(output, cancel);
     let cleaned = target::remove_stubs(&spec.root.upper, &running.stubs)
         .map_err(|error| Error::Setup(format!("remove mount stubs: {error}")));
@@ -79,6 +80,9 @@ pub fn run(
     Ok(exit)
 }
 
+/// How a shell says that a command of it was killed.
+const KILLED: i32 = 128 + libc::SIGKILL;
+
 /// A step that was started.
 struct Running {
     socket: OwnedFd,
@@ -86,6 +90,8 @@ struct Running {
     stubs: Vec<Stub>,
     outcome: Option<Result<Exit, Error>>,
     exited: bool,
+    /// Held until the end, so that no other step takes the network.
+    _resources: Vec<Opened>,
 }
 
 fn setup(action: &'static str) -> impl Fn(io::Error) -> Error {
@@ -93,11 +99,11 @@ fn setup(action: &'static str) -> impl Fn(io::Error) -> Error {
 }
 
 impl Running {
-    fn start(entered: &Entered, plan: &Plan) -> Result<Running, Error> {
+    fn start(entered: &Entered, spec: &RunSpec, plan: &Plan) -> Result<Running, Error> {
         let resources = plan
             .resources
             .iter()
-            .map(open)
+            .map(|resource| open(resource, spec.security == Security::Sandbox))
             .collect::<Result<Vec<_>, _>>()?;
         let (socket, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -111,15 +117,18 @@ impl Running {
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
         let request = Request {
             namespaces: namespaces(plan.new_network),
+            group: Some(Wanted {
+                confined: spec.security == Security::Sandbox,
+                limits: spec.limits.clone(),
+            }),
         };
         entered
-            .start(&request, &theirs, None)
+            .start(&request, &theirs)
             .map_err(setup("reach the keeper of steps"))?;
         drop(theirs);
-        let fds: Vec<BorrowedFd<'_>> = [&their_stdout, &their_stderr]
+        let fds: Vec<BorrowedFd<'_>> = [their_stdout.as_fd(), their_stderr.as_fd()]
             .into_iter()
-            .chain(&resources)
-            .map(AsFd::as_fd)
+            .chain(resources.iter().filter_map(Opened::as_fd))
             .collect();
         send_plan(&socket, &plan.steps, &fds)?;
         let outputs = [Some(stdout), Some(stderr)];
@@ -129,6 +138,7 @@ impl Running {
             stubs: Vec::new(),
             outcome: None,
             exited: false,
+            _resources: resources,
         })
     }
 
@@ -207,9 +217,19 @@ impl Running {
                 output(Stream::Stderr, format!("{message}\n").as_bytes());
                 self.outcome = Some(Ok(Exit::Code(code)));
             }
-            Ok(Some((Report::Exited { code, signal }, _))) => {
+            Ok(Some((
+                Report::Exited {
+                    code,
+                    signal,
+                    out_of_memory,
+                },
+                _,
+            ))) => {
                 self.exited = true;
                 let exit = match (code, signal) {
+                    (Some(KILLED), _) | (None, Some(libc::SIGKILL)) if out_of_memory => {
+                        Exit::OutOfMemory
+                    }
                     (Some(code), _) => Exit::Code(code),
                     (None, signal) => Exit::Signal(signal.unwrap_or(libc::SIGKILL)),
                 };
@@ -248,13 +268,32 @@ fn namespaces(new_network: bool) -> u64 {
     flags as u64
 }
 
-fn open(resource: &Resource) -> Result<OwnedFd, Error> {
+/// A resource, held for as long as the step runs.
+enum Opened {
+    File(OwnedFd),
+    Network(Lease),
+}
+
+impl Opened {
+    fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Opened::File(fd) => Some(fd.as_fd()),
+            Opened::Network(lease) => lease.namespace(),
+        }
+    }
+}
+
+fn open(resource: &Resource, reusable: bool) -> Result<Opened, Error> {
     match resource {
-        Resource::Tree(path) => mount::clone_tree(CWD, path).map_err(|error| {
-            Error::Setup(format!("open {} for mounting: {error}", path.display()))
-        }),
-        Resource::Bytes(bytes) => in_memory(bytes).map_err(setup("keep a file in memory")),
-        Resource::Network(pasta) => network(pasta),
+        Resource::Tree(path) => mount::clone_tree(CWD, path)
+            .map(Opened::File)
+            .map_err(|error| {
+                Error::Setup(format!("open {} for mounting: {error}", path.display()))
+            }),
+        Resource::Bytes(bytes) => in_memory(bytes)
+            .map(Opened::File)
+            .map_err(setup("keep a file in memory")),
+        Resource::Network(pasta) => Ok(Opened::Network(network::lease(pasta, reusable)?)),
     }
 }
 
@@ -269,11 +308,4 @@ fn in_memory(mut bytes: &[u8]) -> io::Result<OwnedFd> {
     }
     rustix::fs::seek(&file, SeekFrom::Start(0))?;
     Ok(file)
-}
-
-fn network(pasta: &Path) -> Result<OwnedFd, Error> {
-    Err(Error::Setup(format!(
-        "start {}: not supported",
-        pasta.display()
-    )))
 }

@@ -186,3 +186,142 @@ pub(crate) fn duplicate_to(fd: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
     // SAFETY: whatever `to` stood for is given up; callers are about to execute another program.
     check(unsafe { libc::dup2(fd.as_raw_fd(), to) }.into()).map(drop)
 }
+
+/// One instruction of a filter program.
+pub(crate) use libc::sock_filter as Instruction;
+
+/// Loads a filter of system calls into this process, for good.
+pub(crate) fn load_filter(program: &[Instruction]) -> io::Result<()> {
+    let length = program
+        .len()
+        .try_into()
+        .map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog {
+        len: length,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the instructions and does not write to them.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    })
+    .map(drop)
+}
+
+/// Makes one IPv4 address unreachable in this network namespace.
+pub(crate) fn reject_route(socket: BorrowedFd<'_>, address: [u8; 4]) -> io::Result<()> {
+    let internet = |address: [u8; 4]| {
+        let address = libc::sockaddr_in {
+            sin_family: libc::AF_INET as u16,
+            sin_port: 0,
+            sin_addr: libc::in_addr {
+                s_addr: u32::from_ne_bytes(address),
+            },
+            sin_zero: [0; 8],
+        };
+        // SAFETY: both are plain data of the same size.
+        unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(address) }
+    };
+    // SAFETY: all-zero is a valid rtentry.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = internet(address);
+    route.rt_genmask = internet([255; 4]);
+    route.rt_flags = libc::RTF_UP | libc::RTF_HOST | libc::RTF_REJECT;
+    // SAFETY: the kernel only reads the structure.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &raw const route) }.into())
+        .map(drop)
+}
+
+/// One instruction of a BPF program, as the kernel lays it out.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DeviceInstruction {
+    pub(crate) code: u8,
+    /// Destination in the lower, source in the upper half.
+    pub(crate) registers: u8,
+    pub(crate) offset: i16,
+    pub(crate) immediate: i32,
+}
+
+const BPF_PROG_LOAD: c_long = 5;
+const BPF_PROG_ATTACH: c_long = 8;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// Loads a program that decides on access to devices.
+pub(crate) fn load_device_program(program: &[DeviceInstruction]) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log: [u32; 2],
+        log_buffer: u64,
+        kernel_version: u32,
+        flags: u32,
+        name: [u8; 16],
+        interface: u32,
+        expected_attach_type: u32,
+    }
+    let load = Load {
+        kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+        count: program.len() as u32,
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+        log: [0; 2],
+        log_buffer: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: [0; 16],
+        interface: 0,
+        expected_attach_type: BPF_CGROUP_DEVICE,
+    };
+    // SAFETY: what load points to outlives the call.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD,
+            &raw const load,
+            size_of_val(&load),
+        )
+    })?;
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Puts a program on a control group, beside those of groups above.
+pub(crate) fn attach_device_program(
+    group: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let attach: [u32; 4] = [
+        group.as_raw_fd() as u32,
+        program.as_raw_fd() as u32,
+        BPF_CGROUP_DEVICE,
+        BPF_F_ALLOW_MULTI,
+    ];
+    // SAFETY: attach outlives the call.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_ATTACH,
+            &raw const attach,
+            size_of_val(&attach),
+        )
+    })
+    .map(drop)
+}
+
+/// Kills every other process of this pid namespace. For process 1 of one.
+pub(crate) fn kill_others() {
+    if std::process::id() == 1 {
+        // SAFETY: sends signals only.
+        unsafe { libc::kill(-1, libc::SIGKILL) };
+    }
+}

@@ -1,0 +1,242 @@
+//! Networks of their own for steps, connected to the outside by `pasta`.
+//!
+//! Starting `pasta` takes some 30 ms, ten times as long as everything else, so a network outlives its step: it goes back
+//! to a pool from which the next step takes it. Steps that run at the same time get different ones. Nothing of a step
+//! remains in its network: its processes, and with them its sockets, are gone, and it may not change interfaces or
+//! routes.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open, openat};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::enter::entered;
+use crate::init::Report;
+use crate::keeper::Request;
+use crate::mount::{self, NODEV, NOEXEC, NOSUID};
+use crate::plan::{FIRST, Step};
+use crate::{Error, sys, wire};
+
+/// The address at which an isolated network forwards name queries to the resolver of the host. For the `resolv_conf` of
+/// a step if that of the host names only loopback addresses, which cannot be reached from there.
+pub const RESOLVER: &str = "169.254.1.1";
+
+/// The address at which clouds hand credentials to whoever asks; no business of a build.
+const METADATA: [u8; 4] = [169, 254, 169, 254];
+
+/// A start that takes longer than this has failed.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 20,
+    tv_nsec: 0,
+};
+
+static IDLE: Mutex<Vec<Network>> = Mutex::new(Vec::new());
+
+struct Network {
+    pasta: PathBuf,
+    namespace: OwnedFd,
+}
+
+/// A network that one step uses; dropping it gives it back.
+pub(crate) struct Lease {
+    network: Option<Network>,
+    reusable: bool,
+}
+
+impl Lease {
+    /// The network namespace.
+    pub(crate) fn namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.network
+            .as_ref()
+            .map(|network| network.namespace.as_fd())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.reusable {
+            idle().extend(self.network.take());
+        }
+    }
+}
+
+fn idle() -> std::sync::MutexGuard<'static, Vec<Network>> {
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a network out of the pool or starts one. It is not `reusable` by others if its step may change it.
+pub(crate) fn lease(pasta: &Path, reusable: bool) -> Result<Lease, Error> {
+    let found = {
+        let mut idle = idle();
+        idle.iter()
+            .position(|network| network.pasta == pasta)
+            .map(|index| idle.swap_remove(index))
+    };
+    let network = match found {
+        Some(network) => network,
+        None => start(pasta)?,
+    };
+    Ok(Lease {
+        network: Some(network),
+        reusable,
+    })
+}
+
+/// Starts an isolated network ahead of the first step that wants one, and tells whether that is possible here.
+pub fn prepare_network(pasta: &Path) -> Result<(), Error> {
+    lease(pasta, true).map(drop)
+}
+
+fn start(pasta: &Path) -> Result<Network, Error> {
+    let failed = |error: io::Error| Error::Setup(format!("start {}: {error}", pasta.display()));
+    let namespace =
+        new_namespace().map_err(|error| Error::Setup(format!("make a network: {error}")))?;
+    connect(pasta, namespace.as_fd()).map_err(failed)?;
+    Ok(Network {
+        pasta: pasta.to_owned(),
+        namespace,
+    })
+}
+
+/// A new network namespace. A thread of its own enters it, so that no other one leaves the host's.
+fn new_namespace() -> io::Result<OwnedFd> {
+    let make = || -> io::Result<OwnedFd> {
+        sys::unshare(libc::CLONE_NEWNET)?;
+        let socket = rustix::net::socket_with(
+            AddressFamily::INET,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        sys::loopback_up(socket.as_fd())?;
+        sys::reject_route(socket.as_fd(), METADATA)?;
+        Ok(open(
+            "/proc/thread-self/ns/net",
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?)
+    };
+    let thread = std::thread::Builder::new()
+        .name("network".into())
+        .spawn(make)?;
+    thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("internal error")))
+}
+
+/// Runs `pasta`, which goes into the background when the network works. It stays until the build ends.
+fn connect(pasta: &Path, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let (socket, theirs) = socketpair(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let entered = entered().map_err(io::Error::other)?;
+    entered.start(
+        &Request {
+            namespaces: libc::CLONE_NEWNS as u64,
+            group: None,
+        },
+        &theirs,
+    )?;
+    drop(theirs);
+    let (directory, file) = place();
+    let (program, file_path) = (pasta.to_string_lossy(), format!("{directory}/{file}"));
+    // Its own sandbox has no use for another user, who could not enter the namespace.
+    let argv = format!(
+        "--quiet --config-net --no-map-gw --dns-forward {RESOLVER} -t none -u none -T none -U none --runas 0 --netns"
+    );
+    let argv = [&*program]
+        .into_iter()
+        .chain(argv.split(' '))
+        .chain([&*file_path])
+        .map(str::to_owned)
+        .collect();
+    let steps = [
+        Step::NetworkFile {
+            directory: directory.into(),
+            file: file.into(),
+            namespace: FIRST,
+        },
+        Step::Exec {
+            argv,
+            env: Vec::new(),
+        },
+    ];
+    let output = memfd_create("output", MemfdFlags::CLOEXEC)?;
+    wire::put(
+        &socket,
+        &steps,
+        &[output.as_fd(), output.as_fd(), namespace],
+    )?;
+    wait(&socket, output)
+}
+
+fn wait(socket: &OwnedFd, output: OwnedFd) -> io::Result<()> {
+    let mut reason = None;
+    loop {
+        let mut fds = [PollFd::new(socket, PollFlags::IN)];
+        if rustix::io::retry_on_intr(|| poll(&mut fds, Some(&PATIENCE)))? == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "it does not answer",
+            ));
+        }
+        match wire::take::<Report>(socket)? {
+            Some((Report::Ready { .. }, _)) => {}
+            Some((Report::Failed { message, .. } | Report::NotExecuted { message, .. }, _)) => {
+                reason = Some(message);
+            }
+            Some((Report::Exited { code: Some(0), .. }, _)) => return Ok(()),
+            Some((Report::Exited { .. }, _)) | None => break,
+        }
+    }
+    let mut text = String::new();
+    let mut output = File::from(output);
+    output.rewind()?;
+    output.take(4096).read_to_string(&mut text)?;
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    Err(io::Error::other(reason.unwrap_or_else(|| lines.join(", "))))
+}
+
+/// Where `pasta` is shown the namespace: it gives up its descriptors and the rights to look into other processes, and
+/// where AppArmor confines it, it may read such a file only below `/run/user`.
+fn place() -> (&'static str, &'static str) {
+    for (directory, file) in [
+        ("/run/user", "0/netns/lapstrake"),
+        ("/run/netns", "lapstrake"),
+    ] {
+        if Path::new(directory).is_dir() {
+            return (directory, file);
+        }
+    }
+    ("/tmp", "lapstrake")
+}
+
+/// In a mount namespace of its own: covers `directory` by an empty file system in which `file` is the namespace.
+pub(crate) fn show(directory: &str, file: &str, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    let tree = mount::create("tmpfs", &[("mode", "0755")], NOSUID | NODEV | NOEXEC)?;
+    let target = openat(
+        CWD,
+        directory,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    mount::attach(tree.as_fd(), target.as_fd())?;
+    let path = Path::new(directory).join(file);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let target = File::create(&path)?;
+    mount::attach(mount::clone_fd(namespace)?.as_fd(), target.as_fd())
+}
