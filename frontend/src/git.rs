@@ -79,6 +79,9 @@ impl GitUrl {
             url.subdir = some(subdir.trim_start_matches('/'));
         }
         url.read_query(&query)?;
+        url.subdir = url
+            .subdir
+            .and_then(|dir| some(paths::join("/", &dir).trim_start_matches('/')));
         Ok(Some(url))
     }
 
@@ -319,6 +322,7 @@ mod tests {
                 "https://h/a.git?ref=x&checksum=abc&keep-git-dir&submodules=false",
                 "https://h/a.git ref=x sum=abc keep=true sub=false",
             ),
+            ("https://h/a.git?subdir=/../x/", "https://h/a.git dir=x"),
             (
                 "https://h/a.git?mtime=commit&fetch-by-commit=1",
                 "https://h/a.git",

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::image::{ImageRef, Platform};
 use lapstrake_frontend::plan::{CopySource, Inputs, Lowered, Mount, NamedContext, Op, OpId, Plan};
+use lapstrake_frontend::span::LineIndex;
 use lapstrake_frontend::{Answer, check, lower, outline, parse};
 use proptest::prelude::*;
 
@@ -291,5 +292,25 @@ fn a_large_tree_is_matched_at_once() {
         start.elapsed() < Duration::from_secs(10),
         "{:?}",
         start.elapsed()
+    );
+}
+
+#[test]
+fn what_needs_permission_names_its_line() {
+    let source =
+        "FROM a\nRUN x\nRUN --network=host --security=insecure x\nRUN --device=v.com/c=n x\n";
+    let plan = plan(source, &[]).unwrap();
+    let index = LineIndex::new(source);
+    let asked = plan.entitlements().into_iter();
+    let asked: Vec<_> = asked
+        .map(|(what, span)| format!("{what} {}", index.line(span.unwrap().start)))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            "network.host 3",
+            "security.insecure 3",
+            "device=v.com/c=n 4"
+        ]
     );
 }
