@@ -25,7 +25,7 @@ apps: build
 	@testdata/bin/setup demo
 	@testdata/bin/demo c python node rust
 
-# Times lapstrake beside buildah and docker; BENCH holds arguments, such as BENCH="--quick".
+# Times lapstrake beside buildah and docker; BENCH holds arguments, such as BENCH="--rounds 1".
 bench: build
 	@testdata/bin/setup bench
 	@python3 testdata/bench/bench.py $(BENCH)
@@ -37,6 +37,6 @@ setup:
 	@testdata/bin/setup bench
 
 clean:
-	-@testdata/bin/registry stop base
+	-@testdata/bin/registry stop target/registry
 	cargo clean
 	rm -rf target
