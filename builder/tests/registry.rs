@@ -662,6 +662,28 @@ async fn silence_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_trickle_is_not_waited_for() {
+    let registry = Registry::start(Auth::Open);
+    let blob = noise(200_000);
+    let slow = Reply::new(200)
+        .body(blob.clone())
+        .slowly(10, Duration::from_millis(50));
+    registry.fail(usize::MAX, "GET /v2/a/blobs", slow.clone());
+    registry.fail(usize::MAX, "GET", slow);
+    let client = Client::new(config());
+    let image = image(registry.host(), "a");
+    let started = Instant::now();
+    let error = pull(&client, &image, &layer(&blob)).await.unwrap_err();
+    assert!(error.contains("too slowly"), "{error}");
+    let error = client.resolve(&image).await.unwrap_err();
+    assert!(
+        error.to_string().contains("did not arrive within"),
+        "{error}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
 async fn lies_about_manifests_are_refused() {
     let registry = Registry::start(Auth::Open);
     let (digest, bytes) = put_image(&registry, "a");

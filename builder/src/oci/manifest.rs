@@ -369,7 +369,7 @@ pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
 }
 
 /// Go writes empty maps and slices as `null`.
-pub(super) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Default + Deserialize<'de>,

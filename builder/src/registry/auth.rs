@@ -488,6 +488,35 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_public_registry_may_not_send_us_inside() {
+        use crate::registry::Config;
+        let client = Client::new(Config::default());
+        let origin = Url::parse("https://8.8.8.8/v2/").unwrap();
+        let purpose = Purpose {
+            origin: &origin,
+            host: "8.8.8.8",
+            repository: "a",
+            scopes: &[],
+            verify: true,
+        };
+        for realm in [
+            "https://169.254.169.254/token",
+            "https://127.0.0.1/token",
+            "https://[::1]/token",
+            "https://0.0.0.0/token",
+            "https://2130706433/token",
+            "https://[::ffff:10.0.0.1]/token",
+            "https://localhost/token",
+        ] {
+            let refused = client
+                .fetch_token(&purpose, realm, None, &Credential::Anonymous)
+                .await;
+            let error = refused.err().unwrap().to_string();
+            assert!(error.contains("private address"), "{realm}: {error}");
+        }
+    }
+
     #[test]
     fn tokens_live_by_our_own_clock() {
         let now = Instant::now();

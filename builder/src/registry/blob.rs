@@ -24,7 +24,7 @@ const PROGRESS: u64 = 64 << 10;
 const TRICKLE: u64 = 4 << 10;
 
 /// How many pieces of a blob are received ahead of a blocking reader.
-const AHEAD: usize = 32;
+const AHEAD: usize = 8;
 
 impl Client {
     /// A blob of the image's repository. Nothing is sent before the first piece is asked for.
@@ -47,6 +47,7 @@ impl Client {
             patience,
             mark: 0,
             may_range: true,
+            is_refetch: false,
         })
     }
 
@@ -92,6 +93,8 @@ pub struct Blob {
     /// Where the last fault was.
     mark: u64,
     may_range: bool,
+    /// The whole was got once already, and was wrong.
+    is_refetch: bool,
 }
 
 /// An open answer.
@@ -147,10 +150,10 @@ impl Blob {
 
     /// Starts from nothing, with the next server if there is one. False when that was done before.
     pub(super) fn again(&mut self) -> bool {
-        if self.patience.is_refetch {
+        if self.is_refetch {
             return false;
         }
-        self.patience.is_refetch = true;
+        self.is_refetch = true;
         self.answer = None;
         self.position = 0;
         self.mark = 0;

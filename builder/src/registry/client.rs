@@ -25,6 +25,9 @@ const MAX_REDIRECTS: usize = 10;
 /// The most that is waited for a registry that says when to come back, over all tries.
 const MAX_WAITING: Duration = Duration::from_secs(240);
 
+/// A server that asks for a longer pause is passed over while there is another one.
+const HURRY: Duration = Duration::from_secs(1);
+
 /// A client for registries. Cheap to clone; clones share connections, tokens and what was learnt about servers.
 ///
 /// Making one costs nothing: connections, certificates and credentials are looked for when they are needed.
@@ -122,7 +125,7 @@ impl Client {
             limit: tries,
             tries: 0,
             waited: Duration::ZERO,
-            is_refetch: false,
+            hurried,
         }
     }
 
@@ -182,13 +185,18 @@ impl Client {
     /// Says whether credentials were missing or not good enough.
     fn explained(&self, call: &Call<'_>, error: Error) -> Error {
         let host = &call.endpoint.host;
-        if !error.is_denied() {
+        if !error.is_denied() || !error.url.contains(&format!("://{host}/")) {
             return error;
         }
+        let name = if host == "registry-1.docker.io" {
+            "docker.io"
+        } else {
+            host
+        };
         match self.is_somebody(host, call.repository) {
-            true => error.hint(&format!("the credentials for {host} do not allow it")),
+            true => error.hint(&format!("the credentials for {name} do not allow it")),
             false => error.hint(&format!(
-                "no credentials for {host} were found: log in with \"docker login {host}\""
+                "no credentials for {name} were found: log in with docker login {name}"
             )),
         }
     }
@@ -275,8 +283,8 @@ pub(super) struct Patience {
     limit: u32,
     tries: u32,
     waited: Duration,
-    /// The whole was got once already, and was wrong.
-    pub(super) is_refetch: bool,
+    /// There is another server to ask.
+    hurried: bool,
 }
 
 impl Patience {
@@ -290,6 +298,7 @@ impl Patience {
             Retry::Never => return Err(error),
             Retry::AtMost(tries) if self.tries > tries => return Err(error),
             Retry::AtMost(_) | Retry::Backoff => jittered(growing.min(limits.pause * 20)),
+            Retry::After(pause) if self.hurried && pause > HURRY => return Err(error),
             Retry::After(pause) => pause + jittered(limits.pause / 4),
         };
         let too_long = matches!(error.retry, Retry::After(_)) && self.waited + pause > MAX_WAITING;
@@ -506,6 +515,19 @@ mod tests {
         for bad in ["", "..", "a/b", "a?b"] {
             assert!(checked(&image("a", Some(bad))).is_err(), "{bad}");
         }
+    }
+
+    /// Callers run these on several threads.
+    #[test]
+    fn requests_can_move_between_threads() {
+        fn check<T: Send>(
+            _: impl Fn(&'static Client, &'static ImageRef, &'static super::super::Source<'static>) -> T,
+        ) {
+        }
+        check(|client, image, _| client.resolve(image));
+        check(|client, image, _| client.head(image));
+        check(|client, image, source| client.push_blob(image, source));
+        check(|client, image, _| client.push_manifest(image, bytes::Bytes::new(), ""));
     }
 
     #[test]

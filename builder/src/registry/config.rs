@@ -27,6 +27,8 @@ pub struct Config {
     pub roots: Vec<PathBuf>,
     /// Folders with `<host[:port]>/*.crt` (authorities) and `*.cert` and `*.key` (client certificates).
     pub certs: Vec<PathBuf>,
+    /// Host names of the proxies of the environment, which may be inside our network.
+    pub proxies: Vec<String>,
     /// How long to wait.
     pub patience: Patience,
     /// Told about each pause.
@@ -79,6 +81,7 @@ impl Default for Config {
             credentials: Sources::default(),
             roots: ROOTS.iter().map(PathBuf::from).collect(),
             certs: Vec::new(),
+            proxies: Vec::new(),
             patience: Patience::default(),
             on_wait: None,
         }
@@ -93,6 +96,26 @@ const ROOTS: [&str; 5] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// Where the environment names proxies.
+const PROXIES: [&str; 6] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// The host of `[scheme://][user@]host[:port]`.
+fn proxy_host(proxy: &str) -> Option<String> {
+    let url = if proxy.contains("://") {
+        proxy.to_owned()
+    } else {
+        format!("http://{proxy}")
+    };
+    Url::parse(&url).ok()?.host_str().map(str::to_owned)
+}
 
 impl Config {
     /// The user's and the system's settings: credentials and certificates where Docker and podman keep them.
@@ -121,6 +144,10 @@ impl Config {
             credentials: Sources::from_lookup(env),
             roots: roots.unwrap_or_else(|| Self::default().roots),
             certs,
+            proxies: PROXIES
+                .iter()
+                .filter_map(|name| proxy_host(&env(name)?.into_string().ok()?))
+                .collect(),
             ..Self::default()
         }
     }
@@ -354,9 +381,12 @@ mod tests {
         let env = |name: &str| match name {
             "HOME" => Some("/home/u".into()),
             "SSL_CERT_FILE" => Some("/ca.pem".into()),
+            "https_proxy" => Some("http://u:p@proxy.corp:3128".into()),
+            "HTTP_PROXY" => Some("10.0.0.1:80".into()),
             _ => None,
         };
         let config = Config::from_lookup(&env);
+        assert_eq!(config.proxies, ["10.0.0.1", "proxy.corp"]);
         assert_eq!(config.roots, [PathBuf::from("/ca.pem")]);
         assert!(config.certs.contains(&"/home/u/.docker/certs.d".into()));
     }

@@ -4,10 +4,10 @@
 //! the line, not the text.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::error::{Error, Result, words};
+use crate::oci::manifest::nullable;
 
 /// The largest file of credentials, and the largest answer of a helper.
 const MAX_SIZE: u64 = 1 << 20;
@@ -77,6 +78,8 @@ pub struct Sources {
     pub inline: Option<Secret>,
     /// Files in Docker's or podman's format; those that do not exist are passed over.
     pub files: Vec<PathBuf>,
+    /// Folders in which credential helpers are looked for (`PATH`).
+    pub path: Option<OsString>,
 }
 
 impl Sources {
@@ -98,6 +101,7 @@ impl Sources {
                 .and_then(|text| text.into_string().ok())
                 .map(Secret::new),
             files: candidates.into_iter().flatten().collect(),
+            path: env("PATH"),
         }
     }
 
@@ -108,14 +112,14 @@ impl Sources {
         }
         if let Some(inline) = &self.inline {
             let file = parse(inline.expose().as_bytes(), "DOCKER_AUTH_CONFIG")?;
-            if let Some(credential) = file.find(host, repository).await? {
+            if let Some(credential) = file.find(host, repository, self.path.as_deref()).await? {
                 return Ok(credential);
             }
         }
         for path in &self.files {
             let Some(bytes) = read(path)? else { continue };
             let file = parse(&bytes, &path.display().to_string())?;
-            if let Some(credential) = file.find(host, repository).await? {
+            if let Some(credential) = file.find(host, repository, self.path.as_deref()).await? {
                 return Ok(credential);
             }
         }
@@ -123,20 +127,18 @@ impl Sources {
     }
 }
 
+/// A file's content; what is not there, or not for us, is as good as empty.
 fn read(path: &Path) -> Result<Option<Vec<u8>>> {
-    let failed = |error: std::io::Error| {
-        Error::plain(format!("read credentials of {}: {error}", path.display()))
-    };
+    let failed =
+        |error: io::Error| Error::plain(format!("read credentials of {}: {error}", path.display()));
+    let absent = [
+        ErrorKind::NotFound,
+        ErrorKind::NotADirectory,
+        ErrorKind::PermissionDenied,
+    ];
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error)
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-            ) =>
-        {
-            return Ok(None);
-        }
+        Err(error) if absent.contains(&error.kind()) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
@@ -150,8 +152,10 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct CredentialFile {
+    #[serde(deserialize_with = "nullable")]
     auths: BTreeMap<String, Entry>,
     creds_store: String,
+    #[serde(deserialize_with = "nullable")]
     cred_helpers: BTreeMap<String, String>,
 }
 
@@ -179,14 +183,22 @@ fn parse(bytes: &[u8], name: &str) -> Result<CredentialFile> {
 }
 
 impl CredentialFile {
-    async fn find(&self, host: &str, repository: &str) -> Result<Option<Credential>> {
+    async fn find(
+        &self,
+        host: &str,
+        repository: &str,
+        path: Option<&OsStr>,
+    ) -> Result<Option<Credential>> {
         let names = names(host);
         let own = names.iter().find_map(|name| self.cred_helpers.get(*name));
-        let helper = own.or(Some(&self.creds_store).filter(|name| !name.is_empty()));
-        if let Some(helper) = helper {
+        if let Some(helper) = own.or(Some(&self.creds_store).filter(|name| !name.is_empty())) {
             for name in &names {
-                if let Some(credential) = ask(helper, name).await? {
-                    return Ok(Some(credential));
+                match ask(helper, path, name).await {
+                    // Configurations copied from a desktop name a store that was never installed here.
+                    Err(Asking::Absent(_)) if own.is_none() => break,
+                    Err(Asking::Absent(error) | Asking::Failed(error)) => return Err(error),
+                    Ok(Some(credential)) => return Ok(Some(credential)),
+                    Ok(None) => {}
                 }
             }
         }
@@ -281,32 +293,48 @@ fn bare(key: &str) -> &str {
         .unwrap_or(key)
 }
 
+/// Why a helper gave no answer.
+enum Asking {
+    /// There is no such program.
+    Absent(Error),
+    /// It did not do what it should.
+    Failed(Error),
+}
+
 /// Runs `docker-credential-<helper> get`. `None` when it has nothing for this name.
-async fn ask(helper: &str, name: &str) -> Result<Option<Credential>> {
-    let failed = |what: String| {
+async fn ask(
+    helper: &str,
+    path: Option<&OsStr>,
+    name: &str,
+) -> std::result::Result<Option<Credential>, Asking> {
+    let what = |what: String| {
         Error::plain(format!(
             "run credential helper docker-credential-{helper}: {what}"
         ))
     };
-    if helper.is_empty()
-        || !helper
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    let failed = |text: String| Asking::Failed(what(text));
+    if !helper
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     {
-        return Err(Error::plain(format!(
+        return Err(Asking::Failed(Error::plain(format!(
             "credential helper {helper:?} is not the name of a program"
-        )));
+        ))));
     }
-    let answer = tokio::time::timeout(HELPER_TIMEOUT, run(helper, name)).await;
-    let (success, output) = match answer {
-        Ok(answer) => answer.map_err(|error| failed(error.to_string()))?,
-        Err(_) => {
-            return Err(failed(format!(
-                "no answer within {} s",
-                HELPER_TIMEOUT.as_secs()
-            )));
-        }
-    };
+    let (success, output) =
+        match tokio::time::timeout(HELPER_TIMEOUT, run(helper, path, name)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
+                return Err(Asking::Absent(what(error.to_string())));
+            }
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(_) => {
+                return Err(failed(format!(
+                    "no answer within {} s",
+                    HELPER_TIMEOUT.as_secs()
+                )));
+            }
+        };
     if !success {
         let text = words(&String::from_utf8_lossy(&output));
         return match text.contains("credentials not found") || text.contains("no credentials") {
@@ -332,8 +360,9 @@ async fn ask(helper: &str, name: &str) -> Result<Option<Credential>> {
     })
 }
 
-async fn run(helper: &str, name: &str) -> std::io::Result<(bool, Vec<u8>)> {
+async fn run(helper: &str, path: Option<&OsStr>, name: &str) -> io::Result<(bool, Vec<u8>)> {
     let mut child = tokio::process::Command::new(format!("docker-credential-{helper}"))
+        .envs(path.map(|path| ("PATH", path)))
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

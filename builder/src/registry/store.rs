@@ -15,7 +15,7 @@ use crate::oci::Descriptor;
 use crate::oci::manifest::{self, MAX_DOCUMENT};
 
 /// How many pieces of a blob are received ahead of the disk.
-const AHEAD: usize = 32;
+const AHEAD: usize = 8;
 
 /// Gets a blob into the store, if it is not there. Once it returns, the store has exactly the declared bytes.
 ///

@@ -78,6 +78,8 @@ pub struct Reply {
     cut: Option<usize>,
     /// Nothing is sent for so long, before the body.
     stall: Duration,
+    /// The body comes in pieces of so many bytes, with a pause after each.
+    pace: Option<(usize, Duration)>,
     /// The answer does not say how long it is.
     is_chunked: bool,
 }
@@ -112,6 +114,12 @@ impl Reply {
     /// With a pause before the body, or before everything if there is no body.
     pub fn stall(mut self, time: Duration) -> Self {
         self.stall = time;
+        self
+    }
+
+    /// In pieces of so many bytes, with a pause after each.
+    pub fn slowly(mut self, bytes: usize, pause: Duration) -> Self {
+        self.pace = Some((bytes, pause));
         self
     }
 
@@ -592,8 +600,12 @@ fn write_reply(output: &mut impl Write, reply: &Reply, is_head: bool) -> std::io
         } else {
             reply.stall
         });
-        output.write_all(body)?;
-        output.flush()?;
+        let (size, pause) = reply.pace.unwrap_or((usize::MAX, Duration::ZERO));
+        for piece in body.chunks(size) {
+            output.write_all(piece)?;
+            output.flush()?;
+            thread::sleep(pause);
+        }
     }
     Ok(reply.cut.is_none())
 }

@@ -130,6 +130,58 @@ async fn a_helper_must_be_a_program_name() {
             .contains("docker-credential-lapstrake")
     );
     assert_eq!(find(text, "other", "x").await, Credential::Anonymous);
+    let text = r#"{"credsStore":"lapstrake-does-not-exist","auths":{"h":{"username":"u"}},"credHelpers":null}"#;
+    assert_eq!(find(text, "h", "x").await, basic("u", ""));
+}
+
+const HELPER: &str = r#"#!/bin/sh
+read host
+case $1:$host in
+get:basic) echo '{"ServerURL":"x","Username":"u","Secret":"p"}' ;;
+get:identity) echo '{"Username":"<token>","Secret":"i"}' ;;
+get:broken) echo '{"Username":"SECRET' ;;
+get:error) echo 'the key ring is locked'; exit 1 ;;
+get:https://index.docker.io/v1/) echo '{"Username":"hub","Secret":"p"}' ;;
+*) echo 'credentials not found in native keychain'; exit 1 ;;
+esac
+"#;
+
+#[tokio::test]
+async fn a_helper_is_asked() {
+    use std::os::unix::fs::PermissionsExt;
+    let space = tempfile::tempdir().unwrap();
+    let script = space.path().join("docker-credential-lapstrake-test");
+    std::fs::write(&script, HELPER).unwrap();
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let text = r#"{"credsStore":"lapstrake-test","auths":{"file":{"username":"f"}}}"#;
+    let sources = Sources {
+        path: Some(space.path().into()),
+        ..inline(text)
+    };
+    let find = |host: &'static str| sources.find(host, "x");
+    assert_eq!(find("basic").await.unwrap(), basic("u", "p"));
+    assert_eq!(
+        find("identity").await.unwrap(),
+        Credential::Identity(Secret::new("i"))
+    );
+    assert_eq!(
+        find("registry-1.docker.io").await.unwrap(),
+        basic("hub", "p")
+    );
+    assert_eq!(find("file").await.unwrap(), basic("f", ""));
+    assert_eq!(find("nothing").await.unwrap(), Credential::Anonymous);
+    let broken = find("broken").await.unwrap_err().to_string();
+    assert!(
+        broken.contains("malformed answer") && !broken.contains("SECRET"),
+        "{broken}"
+    );
+    assert!(
+        find("error")
+            .await
+            .unwrap_err()
+            .to_string()
+            .contains("key ring is locked")
+    );
 }
 
 #[test]
