@@ -32,8 +32,8 @@ fn image(registry: &str, repository: &str) -> ImageRef {
 fn config() -> Config {
     let patience = Patience {
         connect: Duration::from_secs(5),
-        headers: Duration::from_millis(400),
-        stall: Duration::from_millis(400),
+        headers: Duration::from_secs(5),
+        stall: Duration::from_secs(5),
         pause: Duration::from_millis(10),
         tries: 6,
     };
@@ -41,6 +41,14 @@ fn config() -> Config {
         patience,
         ..Config::default()
     }
+}
+
+/// Settings for tests of silence.
+fn hasty() -> Config {
+    let mut config = config();
+    (config.patience.headers, config.patience.stall) =
+        (Duration::from_millis(400), Duration::from_millis(400));
+    config
 }
 
 fn with_user(host: &str) -> Config {
@@ -646,7 +654,7 @@ async fn silence_is_not_waited_for() {
     let registry = Registry::start(Auth::Open);
     let blob = noise(200_000);
     registry.put_blob("a", &blob);
-    let client = Client::new(config());
+    let client = Client::new(hasty());
     let image = image(registry.host(), "a");
     let long = Duration::from_secs(60);
     registry.fail(1, "GET", Reply::new(200).stall(long));
@@ -670,7 +678,7 @@ async fn a_trickle_is_not_waited_for() {
         .slowly(10, Duration::from_millis(50));
     registry.fail(usize::MAX, "GET /v2/a/blobs", slow.clone());
     registry.fail(usize::MAX, "GET", slow);
-    let client = Client::new(config());
+    let client = Client::new(hasty());
     let image = image(registry.host(), "a");
     let started = Instant::now();
     let error = pull(&client, &image, &layer(&blob)).await.unwrap_err();

@@ -216,14 +216,18 @@ impl Authorities {
 
     fn load(&self) -> std::result::Result<Arc<WebPkiServerVerifier>, String> {
         let mut store = RootCertStore::empty();
-        let bundle = self.roots.iter().find(|path| path.exists());
-        let own = self.folders.iter().flat_map(|folder| files(folder, "crt"));
-        for path in bundle.cloned().into_iter().chain(own) {
-            let certificates = CertificateDer::pem_file_iter(&path)
+        let failed =
+            |path: &Path, error| format!("read certificates of {}: {error}", path.display());
+        if let Some(bundle) = self.roots.iter().find(|path| path.exists()) {
+            // One malformed certificate among the system's must not take all others away.
+            let found =
+                CertificateDer::pem_file_iter(bundle).map_err(|error| failed(bundle, error))?;
+            store.add_parsable_certificates(found.filter_map(std::result::Result::ok));
+        }
+        for path in self.folders.iter().flat_map(|folder| files(folder, "crt")) {
+            let found = CertificateDer::pem_file_iter(&path)
                 .and_then(Iterator::collect::<std::result::Result<Vec<_>, _>>);
-            let certificates = certificates
-                .map_err(|error| format!("read certificates of {}: {error}", path.display()))?;
-            store.add_parsable_certificates(certificates);
+            store.add_parsable_certificates(found.map_err(|error| failed(&path, error))?);
         }
         if store.is_empty() {
             return Err(
@@ -438,6 +442,44 @@ mod tests {
                 .resolve("localhost".parse().unwrap())
                 .await
                 .is_ok()
+        );
+    }
+
+    fn load(
+        roots: &[&Path],
+        folders: &[&Path],
+    ) -> std::result::Result<Arc<WebPkiServerVerifier>, String> {
+        let owned = |paths: &[&Path]| paths.iter().map(|path| path.to_path_buf()).collect();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Authorities {
+            provider,
+            roots: owned(roots),
+            folders: owned(folders),
+            verifier: OnceLock::new(),
+        }
+        .load()
+    }
+
+    #[test]
+    fn one_bad_certificate_of_the_system_does_no_harm() {
+        let space = tempfile::tempdir().unwrap();
+        let bundle = space.path().join("bundle.pem");
+        let good = include_str!("../../tests/e2e/tls/ca.crt");
+        let bad = "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n";
+        fs::write(&bundle, format!("# x\n{bad}{good}")).unwrap();
+        let missing = space.path().join("missing");
+        assert!(load(&[&missing, &bundle], &[]).is_ok());
+        assert!(
+            load(&[&missing], &[])
+                .unwrap_err()
+                .contains("install ca-certificates")
+        );
+        // What the user put there is meant.
+        fs::write(space.path().join("ca.crt"), bad).unwrap();
+        assert!(
+            load(&[&bundle], &[space.path()])
+                .unwrap_err()
+                .contains("ca.crt")
         );
     }
 
