@@ -23,7 +23,7 @@ pub struct Report {
     pub manifests: Vec<Digest>,
     /// Images of a Docker archive's `manifest.json`.
     pub docker_images: usize,
-    /// Distinct layers read.
+    /// Distinct layers of those manifests.
     pub layers: usize,
 }
 
