@@ -1,6 +1,35 @@
-//! The builder.
+//! The builder: from a Dockerfile to an image.
+//!
+//! ```text
+//! cli ── options ──▶ commands ──▶ build: parse ▶ resolve ⇄ lower ▶ engine (key, look up, work) ▶ assemble ▶ sink
+//!                                                  │                 │
+//!                                              registry             ops (image, context, http, git, run, copy, make_dir)
+//! ```
+//!
+//! [`progress`] shows what happens; [`oci`] and [`registry`] speak the formats and the protocol of images.
 
+mod assemble;
+mod build;
 pub mod cli;
+mod commands;
+mod compress;
+mod context;
+mod engine;
+mod events;
+mod fetch;
+mod fs;
 pub mod oci;
+mod ops;
+mod pack;
+mod parallel;
+mod paths;
 pub mod progress;
 pub mod registry;
+mod resolve;
+mod secrets;
+mod sink;
+mod stored;
+mod time;
+mod web;
+
+pub use commands::run;

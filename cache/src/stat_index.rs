@@ -239,11 +239,8 @@ impl StatIndex {
     }
 
     /// Writes the index, if there is something new to remember.
-    pub fn save(self, store: &Store) -> Result<()> {
-        let mut fresh = self
-            .fresh
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+    pub fn save(&self, store: &Store) -> Result<()> {
+        let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
         let safe = self.started - TICK;
         fresh.retain(|_, record| record.mtime.secs < safe && record.ctime.secs < safe);
         if fresh.is_empty() {

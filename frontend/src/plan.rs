@@ -99,7 +99,7 @@ pub struct History {
 }
 
 /// A file system operation. Each yields one file system. A closed set: match exhaustively.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
     /// The empty file system.
     Scratch,
@@ -120,7 +120,7 @@ pub enum Op {
 }
 
 /// See [`Op::Image`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Image {
     /// Which.
     pub reference: ImageRef,
@@ -129,14 +129,14 @@ pub struct Image {
 }
 
 /// See [`Op::Context`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Context {
     /// `None` for the main context, otherwise the name given with `--build-context`.
     pub name: Option<String>,
 }
 
 /// See [`Op::Http`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Http {
     /// The URL, credentials included.
     pub url: String,
@@ -147,7 +147,7 @@ pub struct Http {
 }
 
 /// See [`Op::Git`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Git {
     /// The remote, without fragment or query.
     pub remote: String,
@@ -164,7 +164,7 @@ pub struct Git {
 }
 
 /// See [`Op::Run`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Run {
     /// What it runs on.
     pub base: OpId,
@@ -214,7 +214,7 @@ pub enum Security {
 }
 
 /// A `RUN --mount`, expanded and validated. `target` is absolute and clean.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Mount {
     /// `source` is a clean absolute path inside the file system of `from`. Writes are discarded.
@@ -271,7 +271,7 @@ pub enum Sharing {
 }
 
 /// See [`Op::Copy`]. Serves COPY and ADD.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Copy {
     /// What it copies onto. With `link` the copy does not look at it.
     pub base: OpId,
@@ -292,7 +292,7 @@ pub struct Copy {
 }
 
 /// One source of a copy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum CopySource {
     /// Paths of another file system; `pattern` may hold wildcards; relative to its root, no leading `/`.
@@ -308,7 +308,7 @@ pub enum CopySource {
 }
 
 /// `--chmod`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Chmod {
     Octal(u32),
@@ -317,7 +317,7 @@ pub enum Chmod {
 }
 
 /// See [`Op::MakeDir`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MakeDir {
     /// What it is made on.
     pub base: OpId,

@@ -31,7 +31,7 @@ mod wire;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use enter::{Identity, child_main, enter};
 pub use network::{RESOLVER, prepare_network};
@@ -76,4 +76,10 @@ pub enum Error {
 pub fn view(lowers: &[PathBuf]) -> io::Result<OwnedFd> {
     let host = enter::entered().map_err(io::Error::other)?.host;
     mount::view(lowers, host.user_namespace)
+}
+
+/// Layers merged as [`view`] shows them, but writable: changes go to `upper`, whose file system also holds the empty folder `work`.
+pub fn writable_view(lowers: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
+    let host = enter::entered().map_err(io::Error::other)?.host;
+    mount::writable_view(lowers, upper, work, host.user_namespace)
 }

@@ -236,3 +236,16 @@ pub(crate) fn view(lowers: &[PathBuf], user_xattrs: bool) -> io::Result<OwnedFd>
         _ => Overlay::open(lowers, None, user_xattrs)?.mount(attributes),
     }
 }
+/// See [`crate::writable_view`].
+pub(crate) fn writable_view(
+    lowers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    user_xattrs: bool,
+) -> io::Result<OwnedFd> {
+    let mut overlay = Overlay::open(lowers, Some((upper, work)), user_xattrs)?;
+    if overlay.is_empty() {
+        overlay.add_lowest(create("tmpfs", &[("mode", "0755")], RDONLY)?);
+    }
+    overlay.mount(NODEV | NOSUID)
+}

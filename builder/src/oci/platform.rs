@@ -133,6 +133,20 @@ fn runs((architecture, variant): &Machine) -> Vec<Machine> {
     }
 }
 
+/// The platform as people write it.
+pub fn shown(platform: &PlatformSpec) -> String {
+    let mut text = format!("{}/{}", platform.os, platform.architecture);
+    if let Some(variant) = platform
+        .variant
+        .as_deref()
+        .filter(|variant| !variant.is_empty())
+    {
+        text.push('/');
+        text.push_str(variant);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

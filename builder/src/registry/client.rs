@@ -101,6 +101,11 @@ impl Client {
         }))
     }
 
+    /// The HTTP client for a URL that is no registry's: no credentials, no redirects.
+    pub(crate) fn http(&self, url: &Url) -> Result<reqwest::Client> {
+        self.connections().to(url, true, false, self.config())
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.0.config
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 /// Reads a date; `None` when it is in another format or before 1970.
-pub(super) fn parse(text: &str) -> Option<SystemTime> {
+pub(crate) fn parse(text: &str) -> Option<SystemTime> {
     let (_, rest) = text.split_once(", ")?;
     let fields: Vec<&str> = rest.split(' ').collect();
     let [day, month, year, time, "GMT"] = fields[..] else {

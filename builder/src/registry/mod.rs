@@ -34,6 +34,7 @@ pub use blob::{Blob, BlobReader};
 pub use client::Client;
 pub use config::{Config, Mirror, OnWait, Patience};
 pub use credentials::{Credential, Secret, Sources};
+pub(crate) use date::parse as parse_date;
 pub use error::{Diagnostic, Error, Failure, Result, Retry};
 pub use push::{Pushed, Source};
 pub use store::{fetch_config, fetch_manifest, fetch_manifest_by_digest, pull_blob};

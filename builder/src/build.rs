@@ -1,0 +1,319 @@
+//! One build from its inputs to its images: parse, plan, solve, assemble, emit.
+//!
+//! Everything arrives as a value (contexts, secrets, the client, where progress goes), so that another front door than the
+//! command line can use it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use lapstrake_cache::Store;
+use lapstrake_frontend::ast::Dockerfile;
+use lapstrake_frontend::diag::Diagnostic;
+use lapstrake_frontend::image::Platform;
+use lapstrake_frontend::lint::{Scope, Warning, lint};
+use lapstrake_frontend::plan::{Inputs, OpId, Plan};
+use lapstrake_frontend::span::Span;
+use lapstrake_runtime::Cancel;
+
+use crate::assemble::{Image, assemble};
+use crate::cli::Allowed;
+use crate::context::LocalContext;
+use crate::engine::{self, Graph, index, merge};
+use crate::events::Events;
+use crate::fs::{ChainLayer, Fs};
+use crate::ops::{Ops, Settings};
+use crate::pack::compress_ahead;
+use crate::registry::Client;
+use crate::resolve::{PlanError, Resolver};
+use crate::secrets::Secrets;
+use crate::sink::{Emitted, Outlet, Sink};
+
+/// All that a build is made of.
+pub(crate) struct Request {
+    pub(crate) dockerfile: Dockerfile,
+    /// One for each platform; they differ in the target platform only.
+    pub(crate) inputs: Vec<Inputs>,
+    /// The main context under `None`.
+    pub(crate) contexts: HashMap<Option<String>, Arc<LocalContext>>,
+    /// OCI layouts by the registry name that stands for them.
+    pub(crate) layouts: BTreeMap<String, PathBuf>,
+    pub(crate) secrets: Secrets,
+    pub(crate) settings: Settings,
+    /// What `--allow` allows.
+    pub(crate) allowed: Allowed,
+    pub(crate) pull: bool,
+    pub(crate) sinks: Vec<Sink>,
+    /// Shown the findings of the build checks.
+    pub(crate) warn: Box<dyn Fn(&Warning) + Send + Sync>,
+}
+
+/// Where and with what a build works.
+pub(crate) struct Site {
+    pub(crate) store: Store,
+    pub(crate) client: Client,
+    pub(crate) events: Events,
+    pub(crate) cancel: Cancel,
+}
+
+/// What a build made.
+pub(crate) struct Built {
+    pub(crate) images: Vec<Image>,
+    pub(crate) emitted: Vec<Emitted>,
+}
+
+/// Why a build failed.
+#[derive(Debug)]
+pub(crate) enum BuildError {
+    /// The Dockerfile is wrong.
+    Dockerfile(Vec<Diagnostic>),
+    /// A step failed, or something that a line of the Dockerfile asks for.
+    Step {
+        span: Option<Span>,
+        error: anyhow::Error,
+    },
+    /// The user stopped it.
+    Cancelled,
+    /// Anything else.
+    Other(anyhow::Error),
+}
+
+impl From<anyhow::Error> for BuildError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Builds.
+pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildError> {
+    let Request {
+        dockerfile,
+        inputs,
+        contexts,
+        layouts,
+        secrets,
+        settings,
+        allowed,
+        pull,
+        sinks,
+        warn,
+    } = request;
+    let check_override = inputs
+        .first()
+        .and_then(|inputs| inputs.build_args.get("BUILDKIT_DOCKERFILE_CHECK").cloned());
+    let Site {
+        store,
+        client,
+        events,
+        cancel,
+    } = site;
+    let resolver = Resolver::new(store.clone(), client.clone(), events.clone(), pull, layouts);
+    let resolver = Arc::new(resolver);
+    let plans = plan_all(&resolver, &dockerfile, inputs).await?;
+    check(&dockerfile, &plans, check_override.as_deref(), &warn)?;
+    plans
+        .iter()
+        .try_for_each(|plan| check_entitlements(plan, &allowed))?;
+    let epoch = epoch(&plans)?;
+    let tokio = tokio::runtime::Handle::current();
+    let ops = Ops {
+        store: store.clone(),
+        client: client.clone(),
+        resolver,
+        events: events.clone(),
+        cancel: cancel.clone(),
+        contexts: contexts.clone(),
+        secrets,
+        settings: Settings { epoch, ..settings },
+        tokio: tokio.clone(),
+        renewed: Default::default(),
+        default_network: Default::default(),
+    };
+    let merged = merge(&plans);
+    let wanted: Vec<OpId> = plans
+        .iter()
+        .zip(&merged.places)
+        .map(|(plan, places)| places[index(plan.result)])
+        .collect();
+    let graph = Graph::new(merged.nodes, &wanted);
+    let ahead = Ahead::new(&store, &sinks);
+    let solved = engine::solve(graph, Arc::new(ops), &store, &events, &cancel, &|fs| {
+        ahead.start(fs);
+    })
+    .await;
+    let graph = match solved {
+        Ok(graph) if !cancel.is_cancelled() => graph,
+        Ok(_) => return Err(BuildError::Cancelled),
+        Err(failure) => {
+            return Err(BuildError::Step {
+                span: failure.node.span,
+                error: failure.error,
+            });
+        }
+    };
+    let outlet = Outlet {
+        store,
+        client,
+        events,
+        tokio,
+    };
+    let finish = move || {
+        finish(
+            &outlet,
+            &plans,
+            &merged.places,
+            &graph,
+            &contexts,
+            &sinks,
+            epoch,
+        )
+    };
+    let built = tokio::task::spawn_blocking(finish)
+        .await
+        .map_err(|error| anyhow!(error))?;
+    if cancel.is_cancelled() {
+        Err(BuildError::Cancelled)
+    } else {
+        Ok(built?)
+    }
+}
+
+async fn plan_all(
+    resolver: &Arc<Resolver>,
+    dockerfile: &Dockerfile,
+    inputs: Vec<Inputs>,
+) -> Result<Vec<Plan>, BuildError> {
+    let mut plans = Vec::new();
+    for mut inputs in inputs {
+        plans.push(
+            resolver
+                .plan(dockerfile, &mut inputs)
+                .await
+                .map_err(|error| match error {
+                    PlanError::Dockerfile(diagnostics) => BuildError::Dockerfile(diagnostics),
+                    PlanError::Image { span, error } => BuildError::Step { span, error },
+                })?,
+        );
+    }
+    Ok(plans)
+}
+
+/// Applies the build checks; with `# check=error=true` a finding fails the build.
+fn check(
+    dockerfile: &Dockerfile,
+    plans: &[Plan],
+    replaced: Option<&str>,
+    warn: &dyn Fn(&Warning),
+) -> Result<(), BuildError> {
+    let Some(plan) = plans.first() else {
+        return Ok(());
+    };
+    let report = lint(
+        dockerfile,
+        Scope::Stages(&plan.stages),
+        plan.warnings.clone(),
+        replaced,
+    )
+    .map_err(|error| BuildError::Dockerfile(vec![error]))?;
+    report.warnings.iter().for_each(warn);
+    report
+        .error
+        .map_or(Ok(()), |error| Err(BuildError::Dockerfile(vec![error])))
+}
+
+fn check_entitlements(plan: &Plan, allowed: &Allowed) -> Result<(), BuildError> {
+    for (asked, span) in plan.entitlements() {
+        if !allowed.permits(&asked) {
+            let error = anyhow!(
+                "entitlement {asked} is not allowed: give --allow {asked} if you trust this Dockerfile"
+            );
+            return Err(BuildError::Step { span, error });
+        }
+    }
+    Ok(())
+}
+
+fn epoch(plans: &[Plan]) -> Result<Option<i64>> {
+    let Some(text) = plans
+        .first()
+        .and_then(|plan| plan.source_date_epoch.as_deref())
+        .filter(|text| !text.is_empty())
+    else {
+        return Ok(None);
+    };
+    let seconds = text
+        .parse()
+        .with_context(|| format!("SOURCE_DATE_EPOCH must be a number of seconds, not {text:?}"))?;
+    Ok(Some(seconds))
+}
+
+fn finish(
+    outlet: &Outlet,
+    plans: &[Plan],
+    places: &[Vec<OpId>],
+    graph: &Graph,
+    contexts: &HashMap<Option<String>, Arc<LocalContext>>,
+    sinks: &[Sink],
+    epoch: Option<i64>,
+) -> Result<Built> {
+    contexts
+        .values()
+        .try_for_each(|context| context.save_index(&outlet.store))?;
+    let mut images = Vec::new();
+    for (plan, places) in plans.iter().zip(places) {
+        let place = |id: OpId| graph.result(places[index(id)]);
+        images.push(assemble(&outlet.store, plan, &place, epoch)?);
+    }
+    let emitted = sinks
+        .iter()
+        .map(|sink| sink.emit(outlet, &images))
+        .collect::<Result<_>>()?;
+    Ok(Built { images, emitted })
+}
+
+/// Compresses layers as soon as they are made, while later steps run.
+struct Ahead {
+    store: Store,
+    how: Vec<crate::compress::Compression>,
+}
+
+impl Ahead {
+    fn new(store: &Store, sinks: &[Sink]) -> Self {
+        let mut how: Vec<_> = sinks
+            .iter()
+            .filter_map(|sink| Some(sink.packing()?.compression))
+            .collect();
+        how.dedup();
+        Self {
+            store: store.clone(),
+            how,
+        }
+    }
+
+    fn start(&self, fs: &Fs) {
+        let Fs::Layers(chain) = fs else { return };
+        let Some(ChainLayer::Built(built)) = chain.layers.last() else {
+            return;
+        };
+        for how in &self.how {
+            let (store, diff_id, how) = (self.store.clone(), built.layer.diff_id, *how);
+            // A failure here is met again, and reported, when the layer is packed.
+            tokio::task::spawn_blocking(move || compress_ahead(&store, diff_id, how));
+        }
+    }
+}
+
+/// The platform of this machine.
+pub(crate) fn local_platform() -> Platform {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        "powerpc64" => "ppc64le",
+        "loongarch64" => "loong64",
+        other => other,
+    };
+    let variant = (architecture == "arm").then_some("v7");
+    Platform::new("linux", architecture, variant)
+}

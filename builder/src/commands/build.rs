@@ -1,0 +1,409 @@
+//! `build`: options to a request, the request to a result, the result to what the user sees.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow, bail};
+use lapstrake_cache::Store;
+use lapstrake_frontend::ast::Dockerfile;
+use lapstrake_frontend::diag::{Color, Diagnostic};
+use lapstrake_frontend::lint;
+use lapstrake_frontend::plan::Inputs;
+use lapstrake_frontend::span::{LineIndex, Span};
+use lapstrake_runtime::Cancel;
+
+use super::input::{self, Input};
+use super::{Surroundings, output, settings};
+use crate::build::{BuildError, Built, Request, Site, build};
+use crate::cli::{BuildOptions, ProgressMode, SecretSource as NamedSecret, SshSpec};
+use crate::events::Events;
+use crate::progress::{
+    Display, Excerpt, Failure, Summary, Warning, render_failure, render_warnings,
+};
+use crate::registry::Client;
+use crate::secrets::{SecretSource, Secrets};
+
+/// The status of a build that the user stopped: 128 and SIGINT.
+const STOPPED: u8 = 130;
+
+/// Builds, and reports.
+pub(super) fn run(surroundings: &Surroundings, options: &BuildOptions) -> ExitCode {
+    let prepared = Prepared::new(surroundings, options);
+    let (prepared, display) =
+        match prepared.and_then(|prepared| Ok((prepared, show(surroundings, options)?))) {
+            Ok(both) => both,
+            Err(error) => {
+                super::report(&error);
+                return ExitCode::FAILURE;
+            }
+        };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            super::report(&anyhow!(error).context("start the threads of the build"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let cancel = prepared.cancel.clone();
+    let events = Events::new(display.feed());
+    let outcome = runtime.block_on(async {
+        tokio::spawn(stop_on_signal(cancel));
+        whole(prepared, options, events).await
+    });
+    runtime.shutdown_background();
+    let summary = display.finish();
+    conclude(options, surroundings.debug, outcome, &summary)
+}
+
+/// What is made before any thread exists.
+struct Prepared {
+    store: Store,
+    client: Client,
+    secrets: Secrets,
+    settings: crate::ops::Settings,
+    cancel: Cancel,
+}
+
+impl Prepared {
+    fn new(surroundings: &Surroundings, options: &BuildOptions) -> Result<Self> {
+        let root = surroundings.root()?;
+        // First of all: no thread may exist, and the store must be made by who owns it then.
+        lapstrake_runtime::enter().context("enter namespaces")?;
+        let store =
+            Store::open(&root).with_context(|| format!("open the store {}", root.display()))?;
+        Ok(Self {
+            store,
+            client: surroundings.client(output::insecure(options))?,
+            secrets: secrets(surroundings, options)?,
+            settings: settings::settings(options)?,
+            cancel: Cancel::new().context("prepare to stop steps")?,
+        })
+    }
+}
+
+fn show(surroundings: &Surroundings, options: &BuildOptions) -> Result<Display> {
+    options
+        .progress
+        .start(surroundings.env, surroundings.start)
+        .context("start to show progress")
+}
+
+/// The first SIGINT or SIGTERM stops the build in order, the second at once.
+async fn stop_on_signal(cancel: Cancel) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return;
+    };
+    for times in 0.. {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancel.cancel();
+        if times > 0 {
+            std::process::exit(i32::from(STOPPED));
+        }
+    }
+}
+
+/// The Dockerfile, for excerpts.
+struct Source {
+    name: String,
+    text: String,
+}
+
+/// How a build ended, with what is needed to tell of it.
+struct Outcome {
+    source: Option<Source>,
+    result: Result<Built, BuildError>,
+}
+
+async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Outcome {
+    let Prepared {
+        store,
+        client,
+        secrets,
+        settings,
+        cancel,
+    } = prepared;
+    let step = events.begin("[internal] load build definition");
+    let read = {
+        let (store, client, secrets, options) = (
+            store.clone(),
+            client.clone(),
+            secrets.clone(),
+            options.clone(),
+        );
+        tokio::task::spawn_blocking(move || input::read(&store, &client, &secrets, &options)).await
+    };
+    let read = read.map_err(|error| anyhow!(error)).and_then(|read| read);
+    let input = match step.end(read) {
+        Ok(input) => input,
+        Err(error) => {
+            return Outcome {
+                source: None,
+                result: Err(BuildError::Other(error)),
+            };
+        }
+    };
+    let (text, parsed) = lapstrake_frontend::parse_bytes(&input.dockerfile);
+    let source = Some(Source {
+        name: input.name.clone(),
+        text,
+    });
+    let dockerfile = match parsed {
+        Ok(dockerfile) => dockerfile,
+        Err(diagnostics) => {
+            return Outcome {
+                source,
+                result: Err(BuildError::Dockerfile(diagnostics)),
+            };
+        }
+    };
+    let warn = warner(&events, source.as_ref());
+    let request = match request(options, dockerfile, input, secrets, settings) {
+        Ok(request) => Request { warn, ..request },
+        Err(error) => {
+            return Outcome {
+                source,
+                result: Err(BuildError::Other(error)),
+            };
+        }
+    };
+    let result = build(
+        request,
+        Site {
+            store,
+            client,
+            events,
+            cancel,
+        },
+    )
+    .await;
+    Outcome { source, result }
+}
+
+/// Turns findings of the build checks into warnings of the build.
+fn warner(events: &Events, source: Option<&Source>) -> Box<dyn Fn(&lint::Warning) + Send + Sync> {
+    let events = events.clone();
+    let (name, text) = source
+        .map(|source| (source.name.clone(), source.text.clone()))
+        .unwrap_or_default();
+    Box::new(move |found| {
+        let index = LineIndex::new(&text);
+        events.warning(Warning {
+            step: None,
+            text: format!("{}: {}", found.rule.name(), found.message),
+            detail: Vec::new(),
+            url: found.rule.url(),
+            place: Some((name.clone(), index.line(found.span.start))),
+        });
+    })
+}
+
+fn request(
+    options: &BuildOptions,
+    dockerfile: Dockerfile,
+    input: Input,
+    secrets: Secrets,
+    settings: crate::ops::Settings,
+) -> Result<Request> {
+    let local = crate::build::local_platform();
+    let implicit = options.platforms.is_empty();
+    let platforms = if implicit {
+        vec![local.clone()]
+    } else {
+        options.platforms.clone()
+    };
+    let inputs = platforms.iter().map(|platform| Inputs {
+        target: options.target.clone(),
+        build_args: options.build_args.clone(),
+        labels: options.labels.clone(),
+        target_platform: platform.clone(),
+        build_platform: local.clone(),
+        network: options.network,
+        contexts: input.named.clone(),
+        no_cache: options.no_cache.clone(),
+        images: BTreeMap::new(),
+        multi_platform: platforms.len() > 1,
+        implicit_platform: implicit,
+        ignore: input.ignore.clone(),
+    });
+    Ok(Request {
+        dockerfile,
+        inputs: inputs.collect(),
+        contexts: input.contexts,
+        layouts: input.layouts,
+        secrets,
+        settings,
+        allowed: options.allow.clone(),
+        pull: options.pull,
+        sinks: output::sinks(options)?,
+        warn: Box::new(|_| ()),
+    })
+}
+
+fn secrets(surroundings: &Surroundings, options: &BuildOptions) -> Result<Secrets> {
+    let mut secrets = BTreeMap::new();
+    for spec in &options.secrets {
+        let source = match &spec.source {
+            NamedSecret::File(path) => {
+                // Now rather than in the middle of the build.
+                std::fs::metadata(path)
+                    .with_context(|| format!("--secret {}: find {}", spec.id, path.display()))?;
+                SecretSource::File(path.clone())
+            }
+            NamedSecret::Env(name) => {
+                let value = surroundings.env.variable(name);
+                SecretSource::Value(
+                    value
+                        .with_context(|| format!("--secret {}: {name} is not set", spec.id))?
+                        .to_owned(),
+                )
+            }
+        };
+        secrets.insert(spec.id.clone(), source);
+    }
+    let agents = options
+        .ssh
+        .iter()
+        .map(|spec| Ok((spec.id.clone(), agent(surroundings, spec)?)));
+    Ok(Secrets::new(secrets, agents.collect::<Result<_>>()?))
+}
+
+/// The socket of `--ssh`.
+fn agent(surroundings: &Surroundings, spec: &SshSpec) -> Result<std::path::PathBuf> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let SshSpec { id, paths } = spec;
+    let path = match paths.as_slice() {
+        [] => {
+            let socket = surroundings.env.nonempty("SSH_AUTH_SOCK");
+            socket
+                .with_context(|| {
+                    format!("--ssh {id}: no agent is running: SSH_AUTH_SOCK is not set")
+                })?
+                .into()
+        }
+        [path] => path.clone(),
+        _ => bail!(
+            "--ssh {id}: key files are not supported yet: add the keys to an agent and give its socket"
+        ),
+    };
+    let found =
+        std::fs::metadata(&path).with_context(|| format!("--ssh {id}: find {}", path.display()))?;
+    if !found.file_type().is_socket() {
+        bail!(
+            "--ssh {id}: {} is not a socket; key files are not supported yet: add the key to an agent",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// Tells the user how it ended, and the caller by the exit status.
+fn conclude(options: &BuildOptions, debug: bool, outcome: Outcome, summary: &Summary) -> ExitCode {
+    let Outcome { source, result } = outcome;
+    if options.progress != ProgressMode::Quiet {
+        let _ = std::io::stderr().write_all(render_warnings(&summary.warnings, debug).as_bytes());
+    }
+    let report = match result {
+        Ok(built) => match report_success(options, &built) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => {
+                super::report(&error);
+                return ExitCode::FAILURE;
+            }
+        },
+        Err(BuildError::Cancelled) => {
+            let _ = writeln!(std::io::stderr(), "error: the build was stopped");
+            return ExitCode::from(STOPPED);
+        }
+        Err(BuildError::Dockerfile(diagnostics)) => render(source.as_ref(), &diagnostics),
+        Err(BuildError::Step { span, error }) => failure(source.as_ref(), summary, span, &error),
+        Err(BuildError::Other(error)) => failure(None, summary, None, &error),
+    };
+    let _ = std::io::stderr().write_all(report.as_bytes());
+    ExitCode::FAILURE
+}
+
+fn render(source: Option<&Source>, diagnostics: &[Diagnostic]) -> String {
+    let Some(source) = source else {
+        return String::new();
+    };
+    let rendered = diagnostics
+        .iter()
+        .map(|found| found.render(&source.name, &source.text, Color::Plain));
+    rendered.collect::<Vec<_>>().join("\n")
+}
+
+fn failure(
+    source: Option<&Source>,
+    summary: &Summary,
+    span: Option<Span>,
+    error: &anyhow::Error,
+) -> String {
+    // Only a step of the Dockerfile has output worth repeating.
+    let step = summary.failed.as_ref().filter(|_| span.is_some());
+    render_failure(&Failure {
+        step,
+        source: source.zip(span).map(|(source, span)| Excerpt {
+            file: &source.name,
+            text: &source.text,
+            span,
+        }),
+        error: &format!("{error:#}"),
+    })
+}
+
+fn report_success(options: &BuildOptions, built: &Built) -> Result<()> {
+    let id = built
+        .images
+        .first()
+        .map(|image| image.id.to_string())
+        .unwrap_or_default();
+    let top = built
+        .emitted
+        .iter()
+        .find_map(|emitted| emitted.descriptor.as_ref());
+    // Several images have no config in common: then the index stands for them.
+    let id = if built.images.len() > 1 {
+        top.map(|top| top.digest.to_string()).unwrap_or(id)
+    } else {
+        id
+    };
+    if let Some(path) = &options.iid_file {
+        crate::sink::write_whole(path, |out| Ok(out.write_all(id.as_bytes())?))?;
+    }
+    if let Some(path) = &options.metadata_file {
+        let mut facts = serde_json::Map::new();
+        facts.insert("containerimage.config.digest".into(), id.clone().into());
+        if let Some(top) = top {
+            facts.insert(
+                "containerimage.descriptor".into(),
+                serde_json::to_value(top)?,
+            );
+            facts.insert(
+                "containerimage.digest".into(),
+                top.digest.to_string().into(),
+            );
+        }
+        let names: Vec<String> = options.tags.iter().map(|tag| tag.canonical()).collect();
+        if !names.is_empty() {
+            facts.insert("image.name".into(), names.join(",").into());
+        }
+        let text = serde_json::to_vec_pretty(&facts)?;
+        crate::sink::write_whole(path, |out| Ok(out.write_all(&text)?))?;
+    }
+    if options.quiet {
+        writeln!(std::io::stdout(), "{id}")?;
+    }
+    Ok(())
+}

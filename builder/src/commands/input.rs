@@ -1,0 +1,312 @@
+//! What a build reads: the Dockerfile, the main context and the named ones.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use lapstrake_cache::Store;
+use lapstrake_frontend::git::GitUrl;
+use lapstrake_frontend::ignore::Ignore;
+use lapstrake_frontend::image::ImageRef;
+use lapstrake_frontend::plan::{Git, NamedContext};
+
+use crate::cli::{BuildOptions, ContextArg, ContextSource, DockerfileArg};
+use crate::context::{LocalContext, read_ignore};
+use crate::ops::git_context;
+use crate::registry::Client;
+use crate::secrets::Secrets;
+
+/// A Dockerfile larger than this is refused.
+const DOCKERFILE_LIMIT: u64 = 16 << 20;
+
+/// What was read.
+pub(super) struct Input {
+    /// The Dockerfile's bytes.
+    pub(super) dockerfile: Vec<u8>,
+    /// What errors call it.
+    pub(super) name: String,
+    /// The main context's ignore list.
+    pub(super) ignore: Ignore,
+    /// The main context under `None`.
+    pub(super) contexts: HashMap<Option<String>, Arc<LocalContext>>,
+    /// What the names of `--build-context` stand for.
+    pub(super) named: BTreeMap<String, NamedContext>,
+    /// OCI layouts by the registry name that stands for them.
+    pub(super) layouts: BTreeMap<String, PathBuf>,
+}
+
+/// Reads all of it. Runs on a thread that may block.
+pub(super) fn read(
+    store: &Store,
+    client: &Client,
+    secrets: &Secrets,
+    options: &BuildOptions,
+) -> Result<Input> {
+    let main = main(store, client, secrets, options)?;
+    let mut input = Input {
+        dockerfile: main.dockerfile,
+        name: main.name,
+        ignore: main.context.ignore().clone(),
+        contexts: HashMap::from([(None, Arc::new(main.context))]),
+        named: BTreeMap::new(),
+        layouts: BTreeMap::new(),
+    };
+    for (name, source) in &options.contexts {
+        let named = named(store, &mut input, name, source)?;
+        input.named.insert(name.clone(), named);
+    }
+    Ok(input)
+}
+
+struct Main {
+    dockerfile: Vec<u8>,
+    name: String,
+    context: LocalContext,
+}
+
+fn main(store: &Store, client: &Client, secrets: &Secrets, options: &BuildOptions) -> Result<Main> {
+    match &options.context {
+        ContextArg::Dir(path) => directory(store, client, &options.file, path),
+        ContextArg::Stdin => {
+            let mut stdin = std::io::stdin();
+            archive_or_dockerfile(store, client, options, &mut stdin).context("read standard input")
+        }
+        ContextArg::Url(url) => remote(store, client, secrets, options, url),
+    }
+}
+
+/// A directory on this machine.
+fn directory(store: &Store, client: &Client, file: &DockerfileArg, path: &Path) -> Result<Main> {
+    ensure!(
+        path.is_dir(),
+        "the build context {} is not a directory",
+        path.display()
+    );
+    let (dockerfile, name, at) = match file {
+        DockerfileArg::Default => {
+            let (bytes, at) = default_dockerfile(path)?;
+            (bytes, "Dockerfile".to_owned(), Some(at))
+        }
+        DockerfileArg::Path(file) => (
+            read_file(file)?,
+            file.display().to_string(),
+            Some(file.clone()),
+        ),
+        DockerfileArg::Stdin => (
+            read_limited(&mut std::io::stdin().lock())?,
+            "Dockerfile".to_owned(),
+            None,
+        ),
+        DockerfileArg::Url(url) => (download(client, url)?, "Dockerfile".to_owned(), None),
+    };
+    let ignore = read_ignore(path, at.as_deref())?;
+    Ok(Main {
+        dockerfile,
+        name,
+        context: LocalContext::open(store, path, ignore)?,
+    })
+}
+
+/// `Dockerfile`, or `dockerfile` where that is missing.
+fn default_dockerfile(context: &Path) -> Result<(Vec<u8>, PathBuf)> {
+    let usual = context.join("Dockerfile");
+    let lower = context.join("dockerfile");
+    let path = if !usual.exists() && lower.exists() {
+        lower
+    } else {
+        usual
+    };
+    ensure!(
+        path.exists(),
+        "there is no Dockerfile in {}: create one, or name another file with --file",
+        context.display()
+    );
+    Ok((read_file(&path)?, path))
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let shown = path.display();
+    let found = std::fs::metadata(path).with_context(|| format!("read {shown}"))?;
+    ensure!(found.is_file(), "read {shown}: it is not a regular file");
+    let mut file = std::fs::File::open(path).with_context(|| format!("read {shown}"))?;
+    read_limited(&mut file).with_context(|| format!("read {shown}"))
+}
+
+fn read_limited(from: &mut dyn Read) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(DOCKERFILE_LIMIT + 1).read_to_end(&mut bytes)?;
+    ensure!(
+        bytes.len() as u64 <= DOCKERFILE_LIMIT,
+        "a Dockerfile of more than {DOCKERFILE_LIMIT} bytes is refused"
+    );
+    Ok(bytes)
+}
+
+/// A stream that is either an archive with the whole context, or a Dockerfile without one.
+fn archive_or_dockerfile(
+    store: &Store,
+    client: &Client,
+    options: &BuildOptions,
+    stream: &mut (dyn Read + Send),
+) -> Result<Main> {
+    let scratch = store.scratch()?;
+    let root = scratch.path().join("context");
+    std::fs::create_dir(&root)?;
+    match crate::ops::unpack_if_archive(stream, &root)? {
+        Some(dockerfile) => {
+            ensure!(
+                dockerfile.len() as u64 <= DOCKERFILE_LIMIT,
+                "it is neither an archive nor a Dockerfile"
+            );
+            let context = LocalContext::unpacked(scratch, Path::new("context"))?;
+            Ok(Main {
+                dockerfile,
+                name: "Dockerfile".to_owned(),
+                context,
+            })
+        }
+        None => {
+            let (dockerfile, name) = inner_dockerfile(client, &options.file, &root)?;
+            Ok(Main {
+                dockerfile,
+                name,
+                context: LocalContext::unpacked(scratch, Path::new("context"))?,
+            })
+        }
+    }
+}
+
+/// The Dockerfile of a context that was unpacked or checked out: its path is inside that context.
+fn inner_dockerfile(
+    client: &Client,
+    file: &DockerfileArg,
+    root: &Path,
+) -> Result<(Vec<u8>, String)> {
+    match file {
+        DockerfileArg::Default => Ok((default_dockerfile(root)?.0, "Dockerfile".to_owned())),
+        DockerfileArg::Path(path) => {
+            let inside = root.join(crate::paths::clean(path));
+            let real = std::fs::canonicalize(&inside)
+                .with_context(|| format!("read {}", path.display()))?;
+            ensure!(
+                real.starts_with(std::fs::canonicalize(root)?),
+                "{} leaves the context",
+                path.display()
+            );
+            Ok((read_file(&real)?, path.display().to_string()))
+        }
+        DockerfileArg::Stdin => Ok((
+            read_limited(&mut std::io::stdin().lock())?,
+            "Dockerfile".to_owned(),
+        )),
+        DockerfileArg::Url(url) => Ok((download(client, url)?, "Dockerfile".to_owned())),
+    }
+}
+
+/// A git repository, an archive or a single Dockerfile somewhere else.
+fn remote(
+    store: &Store,
+    client: &Client,
+    secrets: &Secrets,
+    options: &BuildOptions,
+    url: &str,
+) -> Result<Main> {
+    if let Some(git) = git_source(url)? {
+        let scratch = store.scratch()?;
+        let tree = git_context(secrets, &git, &scratch)?;
+        let (dockerfile, name) = inner_dockerfile(client, &options.file, &tree)?;
+        let inside = tree
+            .strip_prefix(scratch.path())
+            .context("find the checkout")?
+            .to_path_buf();
+        return Ok(Main {
+            dockerfile,
+            name,
+            context: LocalContext::unpacked(scratch, &inside)?,
+        });
+    }
+    let mut stream = open_url(client, url)?;
+    archive_or_dockerfile(store, client, options, &mut stream)
+        .with_context(|| format!("read {}", shown(url)))
+}
+
+/// The repository that a context's URL names, if it is one.
+fn git_source(url: &str) -> Result<Option<Git>> {
+    let Some(parsed) = GitUrl::parse(url)? else {
+        return Ok(None);
+    };
+    let GitUrl {
+        remote,
+        reference,
+        subdir,
+        checksum,
+        keep_git_dir,
+        submodules,
+        bare: _,
+    } = parsed;
+    Ok(Some(Git {
+        remote,
+        reference,
+        subdir,
+        checksum,
+        keep_git_dir: keep_git_dir.unwrap_or(false),
+        submodules: submodules.unwrap_or(true),
+    }))
+}
+
+fn shown(url: &str) -> String {
+    crate::web::redacted(url)
+}
+
+fn download(client: &Client, url: &str) -> Result<Vec<u8>> {
+    read_limited(&mut open_url(client, url)?).with_context(|| format!("fetch {}", shown(url)))
+}
+
+fn open_url(client: &Client, url: &str) -> Result<Box<dyn Read + Send>> {
+    crate::web::open(client, url).with_context(|| format!("fetch {}", shown(url)))
+}
+
+fn named(
+    store: &Store,
+    input: &mut Input,
+    name: &str,
+    source: &ContextSource,
+) -> Result<NamedContext> {
+    Ok(match source {
+        ContextSource::Dir(path) => {
+            ensure!(
+                path.is_dir(),
+                "--build-context {name}: {} is not a directory",
+                path.display()
+            );
+            let ignore = read_ignore(path, None)?;
+            let context = LocalContext::open(store, path, ignore)?;
+            input
+                .contexts
+                .insert(Some(name.to_owned()), Arc::new(context));
+            NamedContext::Local
+        }
+        ContextSource::Image(image) => NamedContext::Image(image.clone()),
+        ContextSource::OciLayout { path, tag, digest } => {
+            // No registry has such a name, so that it cannot be taken for one.
+            let registry = format!("oci-layout:{name}");
+            input.layouts.insert(registry.clone(), path.clone());
+            let (tag, digest) = (tag.clone(), digest.clone());
+            NamedContext::Image(ImageRef {
+                registry,
+                repository: name.to_owned(),
+                tag,
+                digest,
+            })
+        }
+        ContextSource::Url(url) => match git_source(url)? {
+            Some(git) => NamedContext::Git(git),
+            None if url.starts_with("http://") || url.starts_with("https://") => {
+                NamedContext::Http(url.clone())
+            }
+            None => bail!("--build-context {name}: {url:?} is neither a directory nor a URL"),
+        },
+    })
+}

@@ -1,0 +1,190 @@
+//! The commands, carried out.
+
+mod build;
+mod images;
+mod input;
+mod output;
+mod settings;
+mod table;
+mod transfer;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use lapstrake_cache::Store;
+
+use crate::cli::{Command, Environment, Format, Invocation};
+use crate::progress::text;
+use crate::registry::{Client, Config, Mirror};
+
+/// Carries out one invocation.
+pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
+    let start = Instant::now();
+    let Invocation {
+        root,
+        debug,
+        command,
+    } = invocation;
+    let surroundings = Surroundings {
+        root,
+        debug,
+        env,
+        start,
+    };
+    if let Command::Build(options) = command {
+        return build::run(&surroundings, &options);
+    }
+    match other(&surroundings, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What every command works with.
+struct Surroundings<'a> {
+    root: Option<PathBuf>,
+    debug: bool,
+    env: &'a Environment,
+    start: Instant,
+}
+
+impl Surroundings<'_> {
+    /// The folder of the store: `--root`, or where root and others keep such things.
+    fn root(&self) -> Result<PathBuf> {
+        if let Some(root) = &self.root {
+            return Ok(root.clone());
+        }
+        if rustix::process::geteuid().is_root()
+            && self.env.nonempty("LAPSTRAKE_USER_HOME").is_none()
+        {
+            return Ok(PathBuf::from("/var/lib/lapstrake"));
+        }
+        let home = || {
+            self.env
+                .nonempty("HOME")
+                .map(|home| Path::new(home).join(".local/share"))
+        };
+        let data = self
+            .env
+            .nonempty("XDG_DATA_HOME")
+            .map(PathBuf::from)
+            .or_else(home);
+        data.map(|data| data.join("lapstrake"))
+            .context("find a place for the store: set HOME or give --root")
+    }
+
+    fn store(&self) -> Result<Store> {
+        let root = self.root()?;
+        Store::open(&root).with_context(|| format!("open the store {}", root.display()))
+    }
+
+    /// A registry client with the user's credentials and mirrors, and these registries trusted without TLS.
+    fn client(&self, insecure: Vec<String>) -> Result<Client> {
+        let mirrors = match self.env.nonempty("LAPSTRAKE_MIRRORS") {
+            Some(text) => mirrors(text)?,
+            None => Vec::new(),
+        };
+        Ok(Client::new(Config {
+            mirrors,
+            insecure,
+            ..Config::from_env()
+        }))
+    }
+}
+
+/// Reads `docker.io=host:5000,host2;ghcr.io=…`: for each registry the places to ask first.
+fn mirrors(text: &str) -> Result<Vec<Mirror>> {
+    let entries = text.split(';').filter(|entry| !entry.trim().is_empty());
+    entries
+        .map(|entry| {
+            let Some((registry, endpoints)) = entry.split_once('=') else {
+                bail!("LAPSTRAKE_MIRRORS: {entry:?} is not REGISTRY=ENDPOINT[,ENDPOINT…]");
+            };
+            let endpoints = endpoints
+                .split(',')
+                .map(|endpoint| endpoint.trim().to_owned())
+                .collect();
+            Ok(Mirror {
+                registry: registry.trim().to_owned(),
+                endpoints,
+                insecure: false,
+            })
+        })
+        .collect()
+}
+
+fn other(surroundings: &Surroundings, command: Command) -> Result<()> {
+    let out = &mut std::io::stdout().lock();
+    match command {
+        Command::Build(_) => Ok(()),
+        Command::Images(options) => images::images(&surroundings.store()?, &options, out),
+        Command::Inspect(options) => images::inspect(&surroundings.store()?, &options.images, out),
+        Command::History(options) => images::history(&surroundings.store()?, &options, out),
+        Command::Tag(options) => {
+            images::tag(&surroundings.store()?, &options.source, &options.target)
+        }
+        Command::Remove(options) => {
+            images::rmi(&surroundings.store()?, &options.images, options.force, out)
+        }
+        Command::Push(options) => transfer::push(surroundings, &options),
+        Command::Pull(options) => transfer::pull(surroundings, &options),
+        Command::DiskUsage(options) => images::usage(&surroundings.store()?, &options, out),
+        Command::Prune(options) => images::prune(&surroundings.store()?, &options, out),
+        Command::Info(format) => info(surroundings, format, out),
+        Command::Version(format) => version(format, out),
+    }
+}
+
+fn version(format: Format, out: &mut dyn std::io::Write) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    match format {
+        Format::Table => writeln!(out, "lapstrake {version}")?,
+        Format::Json => writeln!(out, "{}", serde_json::json!({ "version": version }))?,
+    }
+    Ok(())
+}
+
+fn info(surroundings: &Surroundings, format: Format, out: &mut dyn std::io::Write) -> Result<()> {
+    let identity = lapstrake_runtime::enter().context("enter namespaces")?;
+    let root = surroundings.root()?;
+    let facts = [
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("store", root.display().to_string()),
+        ("platform", surroundings.env.platform.to_string()),
+        ("identity", format!("{identity:?}")),
+    ];
+    match format {
+        Format::Table => facts
+            .iter()
+            .try_for_each(|(name, value)| writeln!(out, "{name}: {value}"))?,
+        Format::Json => {
+            let facts: std::collections::BTreeMap<_, _> = facts.into_iter().collect();
+            writeln!(out, "{}", serde_json::to_string(&facts)?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints an error, once, with its causes on the same line.
+fn report(error: &anyhow::Error) {
+    use std::io::Write as _;
+    let _ = writeln!(
+        std::io::stderr(),
+        "error: {}",
+        text::name(&format!("{error:#}"))
+    );
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

@@ -1,0 +1,138 @@
+//! Outputs as they were asked for, turned into sinks.
+
+use anyhow::{Context, Result, bail};
+use lapstrake_frontend::image::ImageRef;
+
+use crate::cli::{
+    Annotated, ArchiveFormat, ArchiveOutput, BuildOptions, Compression as Named, Destination,
+    Encoding, FilesOutput, ImageOutput, OutputSpec,
+};
+use crate::compress::Compression;
+use crate::pack::{Flavour, Packing};
+use crate::sink::{FilesTarget, Format, Sink, Target};
+
+/// All sinks of a build.
+pub(super) fn sinks(options: &BuildOptions) -> Result<Vec<Sink>> {
+    options.outputs.iter().map(sink).collect()
+}
+
+/// Registries that an output trusts without TLS.
+pub(super) fn insecure(options: &BuildOptions) -> Vec<String> {
+    let images = options.outputs.iter().filter_map(|output| match output {
+        OutputSpec::Image(image) if image.insecure => Some(&image.names),
+        _ => None,
+    });
+    images
+        .flatten()
+        .map(|name: &ImageRef| name.registry.clone())
+        .collect()
+}
+
+fn sink(output: &OutputSpec) -> Result<Sink> {
+    Ok(match output {
+        OutputSpec::Image(ImageOutput {
+            names, push: false, ..
+        }) => Sink::Store {
+            names: names.clone(),
+        },
+        OutputSpec::Image(ImageOutput {
+            names,
+            push_by_digest,
+            encoding,
+            ..
+        }) => Sink::Registry {
+            names: names.clone(),
+            packing: packing(encoding)?,
+            by_digest: *push_by_digest,
+        },
+        OutputSpec::Archive(ArchiveOutput {
+            format,
+            dest,
+            names,
+            encoding,
+        }) => Sink::Archive {
+            format: match format {
+                ArchiveFormat::Oci => Format::Oci,
+                ArchiveFormat::Docker => Format::Docker,
+            },
+            target: match dest {
+                Destination::Unset => Target::Docker,
+                Destination::Stdout => Target::Stdout,
+                Destination::File(path) => Target::File(path.clone()),
+                Destination::Directory(path) => Target::Directory(path.clone()),
+            },
+            names: names.clone(),
+            packing: packing(encoding)?,
+        },
+        OutputSpec::Files(files) => self::files(files)?,
+        OutputSpec::CacheOnly => Sink::Nothing,
+    })
+}
+
+fn files(output: &FilesOutput) -> Result<Sink> {
+    if output.delete {
+        bail!("--output: mode=delete is not supported yet: empty the directory first");
+    }
+    let target = match &output.dest {
+        Destination::Directory(path) => FilesTarget::Directory(path.clone()),
+        Destination::File(path) => FilesTarget::Tar(path.clone()),
+        Destination::Stdout => FilesTarget::Stdout,
+        Destination::Unset => bail!("--output: give dest=PATH"),
+    };
+    Ok(Sink::Files {
+        target,
+        split: output.platform_split,
+    })
+}
+
+fn packing(encoding: &Encoding) -> Result<Packing> {
+    let Encoding {
+        compression,
+        level,
+        force,
+        oci_media_types,
+        rewrite_timestamp,
+        source_date_epoch,
+        annotations,
+    } = encoding;
+    if *rewrite_timestamp {
+        bail!("--output: rewrite-timestamp is not supported yet");
+    }
+    if source_date_epoch.is_some() {
+        bail!(
+            "--output: source-date-epoch is not supported yet: give --build-arg SOURCE_DATE_EPOCH=SECONDS"
+        );
+    }
+    let level = level
+        .map(|level| i32::try_from(level).context("--output: compression-level is too large"))
+        .transpose()?;
+    let compression = match compression {
+        None | Some(Named::Gzip) => Compression::gzip(level),
+        Some(Named::Zstd) => Compression::zstd(level),
+        Some(Named::None) => Compression::None,
+    };
+    let mut packing = Packing {
+        compression,
+        force: *force,
+        flavour: if *oci_media_types == Some(false) {
+            Flavour::Docker
+        } else {
+            Flavour::Oci
+        },
+        annotations: Default::default(),
+    };
+    for annotation in annotations {
+        match &annotation.on {
+            Annotated::Manifest if annotation.platform.is_none() => {
+                packing
+                    .annotations
+                    .insert(annotation.key.clone(), annotation.value.clone());
+            }
+            _ => bail!(
+                "--annotation: only annotations of the manifest are supported yet: {}",
+                annotation.key
+            ),
+        }
+    }
+    Ok(packing)
+}

@@ -1,0 +1,129 @@
+//! `push` and `pull`: images between the store and registries.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use lapstrake_cache::Store;
+
+use super::Surroundings;
+use crate::assemble::Image;
+use crate::cli::{ProgressMode, PullOptions, PushOptions};
+use crate::compress::Compression;
+use crate::events::{Events, Step};
+use crate::fetch::fetch_blob;
+use crate::fs::{ChainLayer, Origin};
+use crate::pack::{Flavour, Packing};
+use crate::parallel;
+use crate::resolve::Resolver;
+use crate::sink::{Outlet, Sink, name_in_store};
+use crate::stored;
+
+/// Registries throttle clients that open more.
+const DOWNLOADS: usize = 4;
+
+/// Pushes an image of the store under its name. Layers are compressed now.
+pub(super) fn push(surroundings: &Surroundings, options: &PushOptions) -> Result<()> {
+    let store = surroundings.store()?;
+    let stored = stored::find(&store, &options.image.to_string())?;
+    let images: Vec<Image> = stored
+        .images
+        .iter()
+        .map(|image| image.to_image())
+        .collect::<Result<_>>()?;
+    let packing = Packing {
+        compression: Compression::default(),
+        force: false,
+        flavour: Flavour::Oci,
+        annotations: Default::default(),
+    };
+    let sink = Sink::Registry {
+        names: vec![options.image.clone()],
+        packing,
+        by_digest: false,
+    };
+    let emitted = with_outlet(surroundings, &store, options.progress, |outlet| {
+        sink.emit(outlet, &images)
+    })?;
+    if let Some(descriptor) = emitted.descriptor {
+        writeln!(std::io::stdout(), "{}@{}", options.image, descriptor.digest)?;
+    }
+    Ok(())
+}
+
+/// Pulls an image into the store, layers and all.
+pub(super) fn pull(surroundings: &Surroundings, options: &PullOptions) -> Result<()> {
+    let store = surroundings.store()?;
+    let platform = options
+        .platform
+        .clone()
+        .unwrap_or_else(crate::build::local_platform);
+    let digest = with_outlet(surroundings, &store, options.progress, |outlet| {
+        let Outlet {
+            store,
+            client,
+            events,
+            tokio,
+        } = outlet;
+        let resolver = Resolver::new(
+            store.clone(),
+            client.clone(),
+            events.clone(),
+            true,
+            Default::default(),
+        );
+        let resolver = Arc::new(resolver);
+        let pin = tokio.block_on(resolver.pin(&options.image, &platform))?;
+        let step = events.begin(&format!("pulling {}", options.image));
+        let fetched = parallel::map(&pin.chain.layers, DOWNLOADS, |layer| {
+            fetch(outlet, &step, layer)
+        });
+        step.end(fetched.map(|_| pin.manifest))
+    })?;
+    name_in_store(&store, &options.image, &digest)?;
+    writeln!(std::io::stdout(), "{}@{digest}", options.image)?;
+    Ok(())
+}
+
+fn fetch(outlet: &Outlet, step: &Step, layer: &ChainLayer) -> Result<()> {
+    let ChainLayer::Pulled(layer) = layer else {
+        return Ok(());
+    };
+    if let Origin::Store = layer.origin {
+        return Ok(());
+    }
+    fetch_blob(
+        &outlet.store,
+        &outlet.client,
+        &outlet.tokio,
+        step,
+        &layer.descriptor,
+        &layer.origin,
+    )
+}
+
+/// Runs `work` with progress on standard error, on a thread that may block.
+fn with_outlet<T: Send>(
+    surroundings: &Surroundings,
+    store: &Store,
+    progress: ProgressMode,
+    work: impl FnOnce(&Outlet) -> Result<T> + Send,
+) -> Result<T> {
+    let client = surroundings.client(Vec::new())?;
+    let display = progress.start(surroundings.env, surroundings.start)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.context("start the threads of the transfer")?;
+    let outlet = Outlet {
+        store: store.clone(),
+        client,
+        events: Events::new(display.feed()),
+        tokio: runtime.handle().clone(),
+    };
+    let result = work(&outlet);
+    drop(outlet);
+    display.finish();
+    result
+}

@@ -1,0 +1,128 @@
+//! Local build contexts: a directory behind its `.dockerignore`, read where it lies.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use lapstrake_cache::{Encoder, Hasher, Scratch, StatIndex, Store};
+use lapstrake_frontend::ignore::Ignore;
+use rustix::fs::{self, Mode, OFlags};
+
+use crate::ops::Tree;
+
+/// What is read of an ignore file at most.
+const LIMIT: u64 = 16 << 20;
+
+/// A local context.
+pub(crate) struct LocalContext {
+    root: OwnedFd,
+    ignore: Arc<Ignore>,
+    index: Option<Arc<StatIndex>>,
+    /// Holds the files of a context that came as an archive.
+    _scratch: Option<Scratch>,
+}
+
+impl std::fmt::Debug for LocalContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalContext")
+            .field("root", &self.root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LocalContext {
+    /// The directory `path`; what `ignore` matches does not exist for the build.
+    pub(crate) fn open(store: &Store, path: &Path, ignore: Ignore) -> Result<Self> {
+        let root = open_root(path)?;
+        let real =
+            std::fs::canonicalize(path).with_context(|| format!("find {}", path.display()))?;
+        let mut hasher = Hasher::new();
+        hasher.field("context", real.as_os_str().as_encoded_bytes());
+        let id = hasher.finish().0;
+        let index = Some(Arc::new(StatIndex::load(store, &id)));
+        Ok(Self {
+            root,
+            ignore: Arc::new(ignore),
+            index,
+            _scratch: None,
+        })
+    }
+
+    /// Files that were unpacked into `scratch`, or nothing at all.
+    pub(crate) fn unpacked(scratch: Scratch, subdir: &Path) -> Result<Self> {
+        let root = open_root(&scratch.path().join(subdir))?;
+        Ok(Self {
+            root,
+            ignore: Arc::default(),
+            index: None,
+            _scratch: Some(scratch),
+        })
+    }
+
+    /// What is left out.
+    pub(crate) fn ignore(&self) -> &Ignore {
+        &self.ignore
+    }
+
+    /// The tree that copies read from.
+    pub(crate) fn tree(&self) -> Result<Tree> {
+        let root = self
+            .root
+            .try_clone()
+            .context("open the build context again")?;
+        Ok(Tree::of_context(
+            root,
+            Arc::clone(&self.ignore),
+            self.index.clone(),
+        ))
+    }
+
+    /// Keeps what was learnt of the files for the next build.
+    pub(crate) fn save_index(&self, store: &Store) -> Result<()> {
+        match &self.index {
+            Some(index) => Ok(index.save(store)?),
+            None => Ok(()),
+        }
+    }
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    fs::open(path, flags, Mode::empty())
+        .with_context(|| format!("open the build context {}", path.display()))
+}
+
+/// Reads the ignore list for `dockerfile` in the context `root`: the Dockerfile's own wins wholly over the context's.
+pub(crate) fn read_ignore(root: &Path, dockerfile: Option<&Path>) -> Result<Ignore> {
+    let own = dockerfile.map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".dockerignore");
+        PathBuf::from(name)
+    });
+    for path in own.into_iter().chain([root.join(".dockerignore")]) {
+        if let Some(text) = read_optional(&path)? {
+            return Ignore::parse(&text)
+                .map_err(|error| anyhow::anyhow!("read {}: {error}", path.display()));
+        }
+    }
+    Ok(Ignore::default())
+}
+
+/// Reads a small text file that may be missing; pipes and devices are refused before anything waits on them.
+fn read_optional(path: &Path) -> Result<Option<String>> {
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        Ok(found) => {
+            ensure!(found.is_file(), "{} is not a regular file", path.display());
+            ensure!(
+                found.len() <= LIMIT,
+                "{} is larger than {LIMIT} bytes",
+                path.display()
+            );
+        }
+    }
+    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}

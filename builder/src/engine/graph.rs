@@ -1,0 +1,159 @@
+//! The build graph and the state of each op. All changes of state go through [`Graph::set`].
+
+use std::collections::VecDeque;
+
+use lapstrake_frontend::plan::{Copy, CopySource, Mount, Node, Op, OpId, Run};
+
+use super::Task;
+use crate::fs::Fs;
+
+/// Where an op stands.
+#[derive(Debug)]
+enum State {
+    /// Nothing that was asked for needs it.
+    Unwanted,
+    /// That many of its inputs are not done.
+    Waiting(usize),
+    /// All inputs are done.
+    Ready,
+    /// A worker has it.
+    Running,
+    /// It yielded this.
+    Done(Fs),
+    /// It failed.
+    Failed,
+}
+
+/// Ops, who needs whom, and how far each one is.
+pub(crate) struct Graph {
+    nodes: Vec<Node>,
+    users: Vec<Vec<OpId>>,
+    states: Vec<State>,
+    /// Ready ops, lowest id first, so that runs with the same timing give the same log.
+    ready: std::collections::BTreeSet<OpId>,
+}
+
+impl Graph {
+    /// A graph of `nodes`, of which `wanted` and what they need will be worked.
+    pub(crate) fn new(nodes: Vec<Node>, wanted: &[OpId]) -> Self {
+        let mut graph = Self {
+            users: vec![Vec::new(); nodes.len()],
+            states: nodes.iter().map(|_| State::Unwanted).collect(),
+            ready: std::collections::BTreeSet::new(),
+            nodes,
+        };
+        let mut todo: VecDeque<OpId> = wanted.iter().copied().collect();
+        while let Some(id) = todo.pop_front() {
+            if matches!(graph.states[index(id)], State::Unwanted) {
+                let mut inputs = inputs(&graph.nodes[index(id)].op);
+                inputs.sort_unstable();
+                inputs.dedup();
+                graph.set(id, State::Waiting(inputs.len()));
+                for input in inputs {
+                    graph.users[index(input)].push(id);
+                    todo.push_back(input);
+                }
+            }
+        }
+        graph
+    }
+
+    /// The only place where an op changes its state.
+    fn set(&mut self, id: OpId, state: State) {
+        let state = if let State::Waiting(0) = state {
+            State::Ready
+        } else {
+            state
+        };
+        if let State::Ready = state {
+            self.ready.insert(id);
+        }
+        self.states[index(id)] = state;
+    }
+
+    /// Takes the next ready op; its task owns all that a worker needs.
+    pub(crate) fn start_next(&mut self) -> Option<Task> {
+        let id = self.ready.pop_first()?;
+        self.set(id, State::Running);
+        let node = self.nodes[index(id)].clone();
+        let inputs = inputs(&node.op)
+            .into_iter()
+            .filter_map(|id| Some((id, self.result(id)?.clone())))
+            .collect();
+        Some(Task { id, node, inputs })
+    }
+
+    /// Notes what a running op yielded and makes those ready that waited for it.
+    pub(crate) fn done(&mut self, id: OpId, fs: Fs) {
+        self.set(id, State::Done(fs));
+        for user in self.users[index(id)].clone() {
+            if let State::Waiting(missing) = self.states[index(user)] {
+                self.set(user, State::Waiting(missing - 1));
+            }
+        }
+    }
+
+    /// Notes that a running op failed; what needs it is never started.
+    pub(crate) fn failed(&mut self, id: OpId) {
+        self.set(id, State::Failed);
+    }
+
+    /// What `id` yielded, once it is done.
+    pub(crate) fn result(&self, id: OpId) -> Option<&Fs> {
+        match &self.states[index(id)] {
+            State::Done(fs) => Some(fs),
+            _ => None,
+        }
+    }
+
+    /// The node of an op.
+    pub(crate) fn node(&self, id: OpId) -> &Node {
+        &self.nodes[index(id)]
+    }
+}
+
+/// `id` as an index of a dense vector.
+pub(crate) fn index(id: OpId) -> usize {
+    id.0 as usize
+}
+
+/// The ops whose results `op` reads, in order of mention.
+pub(crate) fn inputs(op: &Op) -> Vec<OpId> {
+    let mut op = op.clone();
+    let mut inputs = Vec::new();
+    each_input(&mut op, &mut |id| inputs.push(*id));
+    inputs
+}
+
+/// Shows every input of `op` to `visit`, which may rename it.
+pub(crate) fn each_input(op: &mut Op, visit: &mut dyn FnMut(&mut OpId)) {
+    match op {
+        Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => {}
+        Op::MakeDir(make) => visit(&mut make.base),
+        Op::Copy(copy) => {
+            let Copy { base, sources, .. } = copy.as_mut();
+            visit(base);
+            for source in sources {
+                if let CopySource::Path { from, .. } = source {
+                    visit(from);
+                }
+            }
+        }
+        Op::Run(run) => {
+            let Run { base, mounts, .. } = run.as_mut();
+            visit(base);
+            for mount in mounts {
+                match mount {
+                    Mount::Bind { from, .. }
+                    | Mount::Cache {
+                        from: Some(from), ..
+                    } => visit(from),
+                    Mount::Cache { from: None, .. }
+                    | Mount::Tmpfs { .. }
+                    | Mount::Secret { .. }
+                    | Mount::Ssh { .. } => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The file system that an op yields, as data: nothing is mounted and nothing needs to be downloaded to speak of one.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lapstrake_cache::{Content, DiffId, Encoder, Hasher, Layer};
+use lapstrake_frontend::image::ImageRef;
+
+use crate::context::LocalContext;
+use crate::oci::Descriptor;
+
+/// The result of an op.
+#[derive(Debug, Clone)]
+pub(crate) enum Fs {
+    /// A stack of layers.
+    Layers(Chain),
+    /// A local directory that is read where it lies.
+    Local(Arc<LocalContext>),
+}
+
+/// Layers, lowest first, and the identity of what they make together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Chain {
+    /// Lowest first.
+    pub(crate) layers: Vec<ChainLayer>,
+}
+
+/// One layer of a chain.
+#[derive(Debug, Clone)]
+pub(crate) enum ChainLayer {
+    /// Made here: always in the store.
+    Built(Built),
+    /// Of an image: perhaps not in the store yet.
+    Pulled(Arc<PulledLayer>),
+}
+
+/// A layer that a step made.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    pub(crate) layer: Layer,
+    /// When it was made, as RFC 3339 says; kept when the step is cached.
+    pub(crate) created: String,
+}
+
+/// A layer of a base image.
+#[derive(Debug, Clone)]
+pub(crate) struct PulledLayer {
+    /// From the image's config; verified when the layer is extracted.
+    pub(crate) diff_id: DiffId,
+    /// The blob, from the image's manifest.
+    pub(crate) descriptor: Descriptor,
+    /// Where the blob can be had.
+    pub(crate) origin: Origin,
+}
+
+/// Where the blobs of an image are.
+#[derive(Debug, Clone)]
+pub(crate) enum Origin {
+    /// In the store.
+    Store,
+    /// In a registry.
+    Registry(ImageRef),
+    /// In an OCI layout directory.
+    Layout(PathBuf),
+}
+
+impl ChainLayer {
+    pub(crate) fn diff_id(&self) -> DiffId {
+        match self {
+            Self::Built(built) => built.layer.diff_id,
+            Self::Pulled(layer) => layer.diff_id,
+        }
+    }
+}
+
+impl Chain {
+    /// This chain with one more layer on top.
+    pub(crate) fn with(&self, layer: Built) -> Self {
+        let mut layers = self.layers.clone();
+        layers.push(ChainLayer::Built(layer));
+        Self { layers }
+    }
+
+    /// The layers to mount, lowest first: of equal ones only the uppermost, which covers the others whole. overlayfs
+    /// refuses the same directory twice.
+    pub(crate) fn distinct(&self) -> impl Iterator<Item = DiffId> {
+        let ids: Vec<DiffId> = self.layers.iter().map(ChainLayer::diff_id).collect();
+        let covered: Vec<bool> = (0..ids.len())
+            .map(|at| ids[at + 1..].contains(&ids[at]))
+            .collect();
+        ids.into_iter()
+            .zip(covered)
+            .filter(|(_, covered)| !covered)
+            .map(|(id, _)| id)
+    }
+
+    /// What the file system contains, times aside: the identity that keys are made of. A built layer counts by its
+    /// content, a pulled one by its diff id, because that is known without downloading it.
+    pub(crate) fn content(&self) -> Content {
+        let mut hasher = Hasher::new();
+        hasher.text("kind", "chain");
+        for layer in &self.layers {
+            match layer {
+                ChainLayer::Built(built) => hasher.field("content", &built.layer.content.0),
+                ChainLayer::Pulled(layer) => hasher.field("diff id", layer.diff_id.0.as_bytes()),
+            }
+        }
+        Content(hasher.finish().0)
+    }
+}

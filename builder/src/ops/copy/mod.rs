@@ -1,0 +1,366 @@
+//! COPY and ADD: what is taken ([`select`]), where it lands ([`place`]), and the tree that it lands on ([`canvas`]).
+
+pub(crate) mod canvas;
+mod parents;
+mod place;
+mod select;
+pub(crate) mod tree;
+pub(crate) mod unpack;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use lapstrake_cache::{Content, Encoder, Layer, Time};
+use lapstrake_frontend::chmod::Changes;
+use lapstrake_frontend::ignore::Ignore;
+use lapstrake_frontend::plan::{Chmod, Copy, CopySource, OpId};
+
+use self::canvas::Canvas;
+use self::place::{Metadata, ModeChange};
+use self::select::{Item, Pattern};
+use self::tree::Tree;
+use super::{Job, Ops, hasher, key, key_of};
+use crate::context::LocalContext;
+use crate::engine::{Prepared, Task};
+use crate::fs::{Chain, Fs};
+use crate::paths::clean;
+
+/// A copy whose key is known.
+pub(crate) struct CopyJob {
+    base: Chain,
+    /// For each source what it selects, where that had to be found out for the key.
+    selected: Vec<Option<Selected>>,
+}
+
+/// The items of one source and the tree that they are in.
+struct Selected {
+    tree: Tree,
+    items: Vec<Item>,
+}
+
+/// A tree that a RUN mount reads.
+pub(crate) enum MountSource {
+    /// Layers.
+    Chain(Chain),
+    /// A part of a local context: becomes a layer when the step must run.
+    Context {
+        context: Arc<LocalContext>,
+        path: String,
+        content: Content,
+    },
+}
+
+/// Computes the key of a copy: the digest of what its sources select is in it, the rest of their trees is not.
+pub(super) fn prepare(ops: &Ops, task: &Task, op: &Copy) -> Result<Prepared<Job>> {
+    let base = ops.chain(task, op.base)?;
+    let excludes = excludes(op)?;
+    let mut all = hasher("selections");
+    let mut selected = Vec::with_capacity(op.sources.len());
+    for source in &op.sources {
+        match source {
+            CopySource::Inline { .. } => selected.push(None),
+            CopySource::Path { from, pattern, .. } => {
+                let pattern = pattern_of(op, pattern, excludes.as_ref());
+                let (content, found) = digest_source(ops, task, *from, &pattern)?;
+                all.field("source", &content.0);
+                selected.push(found);
+            }
+        }
+    }
+    let mut hasher = hasher("copy");
+    let on = (!op.link).then(|| base.content());
+    key::copy(&mut hasher, op, on, Content(all.finish().0));
+    let job = CopyJob {
+        base: base.clone(),
+        selected,
+    };
+    Ok(Prepared::Layer {
+        key: hasher.finish(),
+        base,
+        job: Job::Copy(job),
+    })
+}
+
+fn pattern_of<'a>(op: &Copy, text: &'a str, excludes: Option<&'a Ignore>) -> Pattern<'a> {
+    Pattern {
+        text,
+        parents: op.parents,
+        excludes,
+    }
+}
+
+fn excludes(op: &Copy) -> Result<Option<Ignore>> {
+    if op.excludes.is_empty() {
+        return Ok(None);
+    }
+    let excludes = Ignore::from_patterns(&op.excludes);
+    excludes
+        .map(Some)
+        .map_err(|error| anyhow::anyhow!("read --exclude: {error}"))
+}
+
+/// The digest of what `pattern` selects. For layers it is remembered by their content, so that a cached build neither
+/// mounts nor fetches them.
+fn digest_source(
+    ops: &Ops,
+    task: &Task,
+    from: OpId,
+    pattern: &Pattern,
+) -> Result<(Content, Option<Selected>)> {
+    match task.input(from)? {
+        Fs::Local(context) => {
+            let selected = select_in(context.tree()?, pattern)?;
+            let content = select::digest(&selected.tree, &selected.items)?;
+            Ok((content, Some(selected)))
+        }
+        Fs::Layers(chain) => {
+            let excludes = pattern
+                .excludes
+                .map(|excludes| format!("{excludes:?}"))
+                .unwrap_or_default();
+            let parts: [&[u8]; 4] = [
+                &chain.content().0,
+                pattern.text.as_bytes(),
+                &[u8::from(pattern.parents)],
+                excludes.as_bytes(),
+            ];
+            let memo = key_of("selection", &parts);
+            if let Some(content) = ops.store.record::<Content>(&memo)? {
+                return Ok((content, None));
+            }
+            let selected = select_in(Tree::of_layers(&ops.materialise(task, chain)?)?, pattern)?;
+            let content = select::digest(&selected.tree, &selected.items)?;
+            ops.store.put_record(&memo, &content)?;
+            Ok((content, Some(selected)))
+        }
+    }
+}
+
+fn select_in(tree: Tree, pattern: &Pattern) -> Result<Selected> {
+    let items = select::select(&tree, pattern)?;
+    Ok(Selected { tree, items })
+}
+
+/// Copies onto the base and commits what is new.
+pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Layer> {
+    let lowers = if op.link {
+        Vec::new()
+    } else {
+        ops.materialise(task, &job.base)?
+    };
+    let active = ops.store.snapshot(&lowers)?;
+    let mut canvas = if op.link {
+        Canvas::alone(active.upper())?
+    } else {
+        Canvas::over(&lowers, &active)?
+    };
+    let meta = metadata(op, canvas.base())?;
+    let excludes = excludes(op)?;
+    for (source, selected) in op.sources.iter().zip(job.selected) {
+        match source {
+            CopySource::Inline { name, text } => {
+                let time = ops
+                    .settings
+                    .epoch
+                    .map_or_else(crate::time::present, Time::from_secs);
+                place::place_text(&mut canvas, name, text, &op.destination, &meta, time)?;
+            }
+            CopySource::Path {
+                from,
+                pattern,
+                unpack,
+            } => {
+                let selected = match selected {
+                    Some(selected) => selected,
+                    None => select_again(
+                        ops,
+                        task,
+                        *from,
+                        &pattern_of(op, pattern, excludes.as_ref()),
+                    )?,
+                };
+                place_source(&mut canvas, &selected, op, *unpack, &meta)?;
+            }
+        }
+    }
+    canvas.finish()?;
+    Ok(ops.store.commit(active)?)
+}
+
+fn select_again(ops: &Ops, task: &Task, from: OpId, pattern: &Pattern) -> Result<Selected> {
+    match task.input(from)? {
+        Fs::Local(context) => select_in(context.tree()?, pattern),
+        Fs::Layers(chain) => select_in(Tree::of_layers(&ops.materialise(task, chain)?)?, pattern),
+    }
+}
+
+fn place_source(
+    canvas: &mut Canvas,
+    selected: &Selected,
+    op: &Copy,
+    unpack: bool,
+    meta: &Metadata,
+) -> Result<()> {
+    let Selected { tree, items } = selected;
+    for item in items {
+        if unpack && unpack::unpack(canvas, tree, item, &op.destination, meta)? {
+            continue;
+        }
+        place::place(
+            canvas,
+            tree,
+            std::slice::from_ref(item),
+            &op.destination,
+            meta,
+        )?;
+    }
+    Ok(())
+}
+
+fn metadata(op: &Copy, view: Option<&std::os::fd::OwnedFd>) -> Result<Metadata> {
+    let owner = op
+        .chown
+        .as_deref()
+        .map(|text| super::owner::of_chown(view, text));
+    let mode = match &op.chmod {
+        None => None,
+        // BuildKit drops a symbolic mode together with --link.
+        Some(Chmod::Symbolic(_)) if op.link => None,
+        Some(Chmod::Octal(mode)) => Some(ModeChange::Octal(*mode)),
+        Some(Chmod::Symbolic(text)) => Some(ModeChange::Symbolic(Changes::parse(text)?)),
+    };
+    Ok(Metadata { owner, mode })
+}
+
+/// What a RUN mount of `path` of the op `from` reads, and the digest of just that.
+pub(super) fn mount_source(
+    ops: &Ops,
+    task: &Task,
+    from: OpId,
+    path: &str,
+) -> Result<(MountSource, Content)> {
+    let fs = task.input(from)?;
+    if let (Fs::Layers(chain), true) = (fs, clean(Path::new(path)).as_os_str().is_empty()) {
+        return Ok((MountSource::Chain(chain.clone()), chain.content()));
+    }
+    let pattern = literal(path);
+    let (content, _) = digest_source(ops, task, from, &pattern)?;
+    let source = match fs {
+        Fs::Layers(chain) => MountSource::Chain(chain.clone()),
+        Fs::Local(context) => MountSource::Context {
+            context: Arc::clone(context),
+            path: path.to_owned(),
+            content,
+        },
+    };
+    Ok((source, content))
+}
+
+/// Only used for paths of mounts, in which nothing is a wildcard.
+fn literal(path: &str) -> Pattern<'_> {
+    Pattern {
+        text: path,
+        parents: false,
+        excludes: None,
+    }
+}
+
+impl MountSource {
+    /// The layer directories to mount, lowest first.
+    pub(super) fn lowers(&self, ops: &Ops, task: &Task) -> Result<Vec<PathBuf>> {
+        match self {
+            Self::Chain(chain) => ops.materialise(task, chain),
+            Self::Context {
+                context,
+                path,
+                content,
+            } => {
+                let layer = context_layer(ops, context, path, content)?;
+                Ok(vec![ops.store.layer_dir(&layer.diff_id)])
+            }
+        }
+    }
+}
+
+/// A local context, whole, as a chain of one layer: for a stage that starts from it.
+pub(super) fn whole_context(ops: &Ops, context: &LocalContext) -> Result<Chain> {
+    let selected = select_in(context.tree()?, &literal(""))?;
+    let content = select::digest(&selected.tree, &selected.items)?;
+    let layer = context_layer(ops, context, "", &content)?;
+    Ok(Chain::default().with(crate::fs::Built {
+        layer,
+        created: crate::time::now(),
+    }))
+}
+
+/// What the context shows at `path`, as a layer with the same path; kept by its content.
+fn context_layer(
+    ops: &Ops,
+    context: &LocalContext,
+    path: &str,
+    content: &Content,
+) -> Result<Layer> {
+    let key = key_of("context layer", &[&content.0, path.as_bytes()]);
+    let _lock = ops.store.lock_key(&key, &mut || ())?;
+    let known = ops.store.record(&key)?;
+    if let Some(layer) = known
+        .map(|diff_id| ops.store.layer(&diff_id))
+        .transpose()?
+        .flatten()
+    {
+        return Ok(layer);
+    }
+    let active = ops.store.snapshot(&[])?;
+    let mut canvas = Canvas::alone(active.upper())?;
+    let Selected { tree, items } = select_in(context.tree()?, &literal(path))?;
+    let mut destination = format!("/{path}");
+    if items.iter().any(Item::is_dir) {
+        destination.push('/');
+    }
+    place::place(
+        &mut canvas,
+        &tree,
+        &items,
+        &destination,
+        &Metadata::default(),
+    )?;
+    canvas.finish()?;
+    let layer = ops.store.commit(active)?;
+    ops.store.put_record(&key, &layer.diff_id)?;
+    Ok(layer)
+}
+
+/// Copies all of `tree` into the host directory `target`, below `prefix`.
+pub(crate) fn copy_all(
+    tree: &Tree,
+    target: &Path,
+    prefix: &Path,
+    owner: Option<(u32, u32)>,
+) -> Result<()> {
+    let mut canvas = Canvas::alone(target)?;
+    let items = select::select(tree, &literal(""))?;
+    let meta = Metadata { owner, mode: None };
+    place::place(
+        &mut canvas,
+        tree,
+        &items,
+        &format!("/{}/", prefix.display()),
+        &meta,
+    )?;
+    canvas.finish()
+}
+
+/// Copies the host directory `source`, all of it, into `target`; what it holds belongs to root.
+pub(super) fn copy_host_tree(source: &Path, target: &Path) -> Result<()> {
+    copy_all(&Tree::of_directory(source)?, target, Path::new(""), None)
+}
+
+/// Fills the new cache mount at `target` with `source` of a tree.
+pub(super) fn seed(lowers: &[PathBuf], source: &str, target: &Path) -> Result<()> {
+    let Selected { tree, items } = select_in(Tree::of_layers(lowers)?, &literal(source))?;
+    let mut canvas = Canvas::alone(target)?;
+    place::place(&mut canvas, &tree, &items, "/", &Metadata::default())
+        .context("fill the cache mount")?;
+    canvas.finish()
+}

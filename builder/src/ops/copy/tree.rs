@@ -1,0 +1,211 @@
+//! A tree that copies read from: a local context behind its ignore list, or layers seen as one.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use lapstrake_cache::{Content, Entry, Kind, Meta, Owners, StatIndex, Visit, Xattrs};
+use lapstrake_frontend::ignore::Ignore;
+use rustix::fs::{self, Mode, OFlags};
+
+use super::canvas::{open_below, open_directory, read_link_below, stat_below};
+use super::select::visit;
+use crate::paths::shown;
+
+/// A readable tree. Paths are relative to its root and free of links.
+pub(crate) struct Tree {
+    root: OwnedFd,
+    /// Of a local context: what it leaves out.
+    ignore: Option<Arc<Ignore>>,
+    /// Of a local context: files whose content is known.
+    index: Option<Arc<StatIndex>>,
+}
+
+impl Tree {
+    /// A local directory. Everything in it belongs to root, as in any context.
+    pub(crate) fn of_context(
+        root: OwnedFd,
+        ignore: Arc<Ignore>,
+        index: Option<Arc<StatIndex>>,
+    ) -> Self {
+        Self {
+            root,
+            ignore: Some(ignore),
+            index,
+        }
+    }
+
+    /// A host directory without anything hidden. Everything in it belongs to root.
+    pub(crate) fn of_directory(path: &Path) -> Result<Self> {
+        let root = fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self::of_context(root, Arc::default(), None))
+    }
+
+    /// Layers, lowest first, seen as one tree.
+    pub(crate) fn of_layers(lowers: &[PathBuf]) -> Result<Self> {
+        let root = lapstrake_runtime::view(lowers).context("show layers as one tree")?;
+        Ok(Self {
+            root,
+            ignore: None,
+            index: None,
+        })
+    }
+
+    /// What lies at `path`; `None` when nothing does or the ignore list hides it.
+    pub(crate) fn entry(&self, path: &Path) -> Result<Option<Entry>> {
+        let Some(stat) = stat_below(self.root.as_fd(), path)? else {
+            return Ok(None);
+        };
+        let meta = self.owned(Meta::from(&stat));
+        if !path.as_os_str().is_empty() && self.visit(path, meta.is_dir()) == Visit::Skip {
+            return Ok(None);
+        }
+        let link = match meta.kind {
+            Kind::Symlink => Some(read_link_below(self.root.as_fd(), path)?),
+            _ => None,
+        };
+        let xattrs = match meta.kind {
+            Kind::Dir => lapstrake_cache::kept_xattrs(self.open_directory(path)?.as_fd())?,
+            _ => Xattrs::new(),
+        };
+        Ok(Some(Entry {
+            path: path.to_path_buf(),
+            meta,
+            link,
+            xattrs,
+        }))
+    }
+
+    /// What the ignore list says of `path`.
+    pub(crate) fn visit(&self, path: &Path, is_dir: bool) -> Visit {
+        self.ignore
+            .as_ref()
+            .map_or(Visit::Take, |ignore| visit(ignore, path, is_dir))
+    }
+
+    /// All below the directory `start` that `filter` takes, parents first, paths relative to `start`.
+    pub(crate) fn walk(
+        &self,
+        start: &Path,
+        filter: &(dyn Fn(&Path, bool) -> Visit + Sync),
+    ) -> Result<Vec<Entry>> {
+        let walked = lapstrake_cache::walk(self.root.as_fd(), start, filter);
+        let walked = walked.with_context(|| format!("read {}", shown(start)))?;
+        let mut seen: HashSet<PathBuf> = HashSet::new();
+        let mut entries = Vec::with_capacity(walked.len());
+        for entry in walked
+            .into_iter()
+            .filter(|entry| !entry.path.as_os_str().is_empty())
+        {
+            self.add_parents(start, &entry.path, &mut seen, &mut entries)?;
+            if entry.meta.is_dir() {
+                seen.insert(entry.path.clone());
+            }
+            entries.push(Entry {
+                meta: self.owned(entry.meta),
+                ..entry
+            });
+        }
+        Ok(entries)
+    }
+
+    /// Adds the directories above `path` that are there only because something in them was taken.
+    fn add_parents(
+        &self,
+        start: &Path,
+        path: &Path,
+        seen: &mut HashSet<PathBuf>,
+        entries: &mut Vec<Entry>,
+    ) -> Result<()> {
+        let Some(parent) = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+        else {
+            return Ok(());
+        };
+        if seen.contains(parent) {
+            return Ok(());
+        }
+        self.add_parents(start, parent, seen, entries)?;
+        seen.insert(parent.to_path_buf());
+        if let Some(entry) = self.entry(&start.join(parent))? {
+            entries.push(Entry {
+                path: parent.to_path_buf(),
+                ..entry
+            });
+        }
+        Ok(())
+    }
+
+    /// Files of a context belong to root, whoever owns them here.
+    fn owned(&self, meta: Meta) -> Meta {
+        if self.ignore.is_some() {
+            Meta {
+                uid: 0,
+                gid: 0,
+                ..meta
+            }
+        } else {
+            meta
+        }
+    }
+
+    /// The names in the directory `path`, sorted, without what is hidden.
+    pub(crate) fn names(&self, path: &Path) -> Result<Vec<OsString>> {
+        let fd = self.open_directory(path)?;
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(&fd)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name != "." && name != ".." && self.entry(&path.join(name))?.is_some() {
+                names.push(name.to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The digest of a directory's entries, as [`Tree::walk`] gave them.
+    pub(crate) fn digest(&self, start: &Path, entries: &[Entry]) -> Result<Content> {
+        let content = |entry: &Entry| {
+            let path = start.join(&entry.path);
+            match &self.index {
+                Some(index) => index.digest(self.root.as_fd(), &path, &entry.meta),
+                None => lapstrake_cache::file_digest(self.root.as_fd(), &path, &entry.meta),
+            }
+        };
+        let digest = lapstrake_cache::tree_digest(entries, Owners::Count, &content);
+        digest.with_context(|| format!("hash {}", shown(start)))
+    }
+
+    /// The digest of one entry, without its name.
+    pub(crate) fn digest_one(&self, path: &Path, entry: &Entry) -> Result<Content> {
+        let parent = path.parent().unwrap_or_else(|| Path::new(""));
+        let name = Path::new(path.file_name().context("the root is not a file")?);
+        let alone = Entry {
+            path: PathBuf::from(name),
+            ..entry.clone()
+        };
+        self.digest(parent, std::slice::from_ref(&alone))
+    }
+
+    /// Opens a directory for reading.
+    pub(crate) fn open_directory(&self, path: &Path) -> Result<OwnedFd> {
+        open_directory(self.root.as_fd(), path)
+    }
+
+    /// Opens the directory that holds `path`.
+    pub(crate) fn open_parent(&self, path: &Path) -> Result<OwnedFd> {
+        self.open_directory(path.parent().unwrap_or_else(|| Path::new("")))
+    }
+
+    /// Opens a regular file for reading.
+    pub(crate) fn open_file(&self, path: &Path) -> Result<std::fs::File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        Ok(open_below(self.root.as_fd(), path, flags)?.into())
+    }
+}

@@ -1,0 +1,205 @@
+//! ADD of a URL: one file, fetched again only when the server says that it changed.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use lapstrake_cache::{Digest, Encoder, Ingest, Key, Layer};
+use lapstrake_frontend::plan::Http;
+use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps};
+use serde::{Deserialize, Serialize};
+
+use super::{Job, Ops, hasher, key_of};
+use crate::engine::{Prepared, Task};
+use crate::fs::Chain;
+use crate::web::{self, REDIRECTS, Response, redacted};
+
+/// What the store keeps of a URL.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Fetched {
+    digest: Digest,
+    size: u64,
+    etag: Option<String>,
+    /// As the server wrote it, for asking again.
+    last_modified: Option<String>,
+    /// The same in seconds since 1970.
+    modified: Option<i64>,
+}
+
+/// Asks the server for the file and keys it by its content and time.
+pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>> {
+    let Http {
+        url,
+        checksum,
+        filename,
+    } = op;
+    let fetched = fetch(ops, task, url).with_context(|| format!("fetch {}", redacted(url)))?;
+    if let Some(wanted) = checksum {
+        let wanted: Digest = wanted
+            .parse()
+            .with_context(|| format!("read --checksum {wanted:?}"))?;
+        ensure!(
+            fetched.digest == wanted,
+            "digest mismatch for {}: it is {}, not {wanted} as --checksum says",
+            redacted(url),
+            fetched.digest
+        );
+    }
+    let mut hasher = hasher("http");
+    hasher.field("content", fetched.digest.as_bytes());
+    hasher.text("filename", filename);
+    hasher.optional(
+        "modified",
+        fetched
+            .modified
+            .map(|seconds| seconds.to_string())
+            .as_deref()
+            .map(str::as_bytes),
+    );
+    Ok(Prepared::Layer {
+        key: hasher.finish(),
+        base: Chain::default(),
+        job: Job::Http(fetched),
+    })
+}
+
+/// Makes the layer with the one file.
+pub(super) fn run(ops: &Ops, op: &Http, job: &Fetched) -> Result<Layer> {
+    let mut blob = ops
+        .store
+        .open_blob(&job.digest)?
+        .context("the fetched file is gone from the store")?;
+    let active = ops.store.snapshot(&[])?;
+    let root = fs::open(
+        active.upper(),
+        OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    ensure!(
+        Path::new(&op.filename).components().count() == 1,
+        "the file name {:?} is not one name",
+        op.filename
+    );
+    let mut file = std::fs::File::from(fs::openat(
+        &root,
+        op.filename.as_str(),
+        flags,
+        Mode::from_raw_mode(0o600),
+    )?);
+    std::io::copy(&mut blob, &mut file).context("write the fetched file")?;
+    file.flush()?;
+    let time = Timespec {
+        tv_sec: job.modified.or(ops.settings.epoch).unwrap_or(0),
+        tv_nsec: 0,
+    };
+    fs::futimens(
+        file.as_fd(),
+        &Timestamps {
+            last_access: time,
+            last_modification: time,
+        },
+    )?;
+    Ok(ops.store.commit(active)?)
+}
+
+fn fetch(ops: &Ops, task: &Task, url: &str) -> Result<Fetched> {
+    let key: Key = key_of("url", &[url.as_bytes()]);
+    let known: Option<Fetched> = ops.store.record(&key)?;
+    let known = known.filter(|known| ops.store.has_blob(&known.digest) == Some(known.size));
+    let fetched = ops
+        .tokio
+        .block_on(download(ops, task, url, known.as_ref()))?;
+    ops.store.put_record(&key, &fetched)?;
+    Ok(fetched)
+}
+
+/// Downloads `url`, unless the server says that what is known is still good.
+async fn download(ops: &Ops, task: &Task, url: &str, known: Option<&Fetched>) -> Result<Fetched> {
+    let mut response = request(ops, url, known).await?;
+    if response.status() == 304 {
+        return known
+            .cloned()
+            .context("the server answered 304 to a first request");
+    }
+    ensure!(
+        response.is_success(),
+        "the server answered {}",
+        response.status()
+    );
+    let etag = response.header("etag");
+    let last_modified = response.header("last-modified");
+    let modified = last_modified
+        .as_deref()
+        .and_then(crate::registry::parse_date)
+        .map(seconds);
+    let total = response.length();
+    let counter = ops.events.of(task).counter(redacted(url), total);
+    let mut blob: Ingest = ops.store.ingest()?;
+    while let Some(chunk) = response.chunk().await? {
+        blob.write_all(&chunk)?;
+        counter.add(chunk.len() as u64);
+    }
+    if let Some(total) = total {
+        ensure!(
+            blob.count() == total,
+            "the answer ended after {} of {total} bytes",
+            blob.count()
+        );
+    }
+    counter.done();
+    let (digest, size) = blob.commit()?;
+    Ok(Fetched {
+        digest,
+        size,
+        etag,
+        last_modified,
+        modified,
+    })
+}
+
+/// Follows redirects itself: credentials are for the first host only, and only HTTP may be asked for.
+async fn request(ops: &Ops, url: &str, known: Option<&Fetched>) -> Result<Response> {
+    let mut target = url.to_owned();
+    for _ in 0..=REDIRECTS {
+        let mut headers = Vec::new();
+        if let Some(value) = authorization(ops, &target, url)? {
+            headers.push(("authorization", value));
+        }
+        if let Some(etag) = known.and_then(|known| known.etag.clone()) {
+            headers.push(("if-none-match", etag));
+        }
+        if let Some(time) = known.and_then(|known| known.last_modified.clone()) {
+            headers.push(("if-modified-since", time));
+        }
+        let response = web::get(&ops.client, &target, &headers).await?;
+        match response.redirect() {
+            Some(next) => target = web::join(&target, &next)?,
+            None => return Ok(response),
+        }
+    }
+    bail!("it was redirected more than {REDIRECTS} times")
+}
+
+/// The secrets HTTP_AUTH_HEADER_host and HTTP_AUTH_TOKEN_host, for the host that the Dockerfile names.
+fn authorization(ops: &Ops, target: &str, first: &str) -> Result<Option<String>> {
+    let host = web::host(target)?;
+    if host != web::host(first)? {
+        return Ok(None);
+    }
+    if let Some(value) = ops
+        .secrets
+        .get(&format!("HTTP_AUTH_HEADER_{host}"), false)?
+    {
+        return Ok(Some(String::from_utf8_lossy(&value).trim().to_owned()));
+    }
+    let token = ops.secrets.get(&format!("HTTP_AUTH_TOKEN_{host}"), false)?;
+    Ok(token.map(|token| format!("Bearer {}", String::from_utf8_lossy(&token).trim())))
+}
+
+fn seconds(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() as i64)
+}

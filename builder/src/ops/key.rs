@@ -1,0 +1,282 @@
+//! What goes into a step's key, and what does not.
+//!
+//! | value | in the key | because |
+//! |---|---|---|
+//! | the op's own definition: arguments, environment, cwd, user, modes, destinations, flags | yes | it decides the result |
+//! | content of the base, of what is copied and of bind sources | yes | it is read |
+//! | platform, network and security mode, ulimits, shm size, names of extra hosts | yes | the step can see them |
+//! | mounts: type, target, ids, modes, options | yes | the step can see them |
+//! | values of secrets, credentials and proxies, contents of cache mounts | no | they may change without a rebuild |
+//! | addresses of extra hosts, memory and cpu limits, host uid, host paths, times | no | the same step elsewhere must hit |
+//!
+//! Each op is taken apart without `..`: a new field does not compile until it is decided here.
+
+use lapstrake_cache::{Content, Encoder};
+use lapstrake_frontend::image::Platform;
+use lapstrake_frontend::plan::{
+    Chmod, Copy, CopySource, MakeDir, Mount, Network, Run, Security, Sharing,
+};
+
+/// Settings of the build that a step can see.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Visible {
+    /// `--add-host` names, sorted.
+    pub(crate) host_names: Vec<String>,
+    /// `--ulimit`, as `name=soft:hard`, sorted.
+    pub(crate) ulimits: Vec<String>,
+    /// `--shm-size` in bytes.
+    pub(crate) shm_size: Option<u64>,
+    /// `--cgroup-parent`.
+    pub(crate) cgroup_parent: Option<String>,
+}
+
+/// Encodes a RUN on `base`; `sources` are the contents of what its mounts read, in the order of those mounts.
+pub(crate) fn run(
+    encoder: &mut dyn Encoder,
+    op: &Run,
+    visible: &Visible,
+    base: Content,
+    sources: &[Content],
+) {
+    let Run {
+        base: _,
+        argv,
+        script,
+        env,
+        proxy: _,
+        cwd,
+        user,
+        network,
+        security,
+        devices,
+        mounts,
+        hostname,
+        platform,
+    } = op;
+    let Visible {
+        host_names,
+        ulimits,
+        shm_size,
+        cgroup_parent,
+    } = visible;
+    encoder.field("base", &base.0);
+    encoder.texts("argv", argv);
+    encoder.list("script", script.len());
+    for (name, text) in script {
+        encoder.text("name", name);
+        encoder.text("text", text);
+    }
+    encoder.list("env", env.len());
+    for (name, value) in env {
+        encoder.text("name", name);
+        encoder.text("value", value);
+    }
+    encoder.text("cwd", cwd);
+    encoder.text("user", user);
+    encoder.text("network", network_name(*network));
+    encoder.text("security", security_name(*security));
+    encoder.list("devices", devices.len());
+    for (name, required) in devices {
+        encoder.text("name", name);
+        encoder.flag("required", *required);
+    }
+    encoder.list("mounts", mounts.len());
+    let mut sources = sources.iter();
+    for mount in mounts {
+        encode_mount(encoder, mount, &mut sources);
+    }
+    encoder.text("hostname", hostname);
+    encode_platform(encoder, platform);
+    encoder.texts("extra hosts", host_names);
+    encoder.texts("ulimits", ulimits);
+    encoder.optional(
+        "shm size",
+        shm_size
+            .map(|size| size.to_string())
+            .as_deref()
+            .map(str::as_bytes),
+    );
+    encoder.optional("cgroup parent", cgroup_parent.as_deref().map(str::as_bytes));
+}
+
+fn encode_mount(
+    encoder: &mut dyn Encoder,
+    mount: &Mount,
+    sources: &mut std::slice::Iter<'_, Content>,
+) {
+    match mount {
+        Mount::Bind {
+            target,
+            from: _,
+            source,
+            writable,
+        } => {
+            encoder.text("bind", target);
+            encoder.optional("content", sources.next().map(|content| &content.0[..]));
+            encoder.text("source", source);
+            encoder.flag("writable", *writable);
+        }
+        Mount::Cache {
+            target,
+            id,
+            sharing,
+            readonly,
+            from,
+            source,
+            mode,
+            uid,
+            gid,
+        } => {
+            encoder.text("cache", target);
+            encoder.text("id", id);
+            encoder.text("sharing", sharing_name(*sharing));
+            encoder.flag("readonly", *readonly);
+            encoder.flag("seeded", from.is_some());
+            if from.is_some() {
+                encoder.optional("content", sources.next().map(|content| &content.0[..]));
+            }
+            encoder.text("source", source);
+            owner(encoder, *mode, *uid, *gid);
+        }
+        Mount::Tmpfs { target, size } => {
+            encoder.text("tmpfs", target);
+            encoder.optional(
+                "size",
+                size.map(|size| size.to_string())
+                    .as_deref()
+                    .map(str::as_bytes),
+            );
+        }
+        Mount::Secret {
+            target,
+            id,
+            env,
+            required,
+            mode,
+            uid,
+            gid,
+        } => {
+            encoder.optional("secret", target.as_deref().map(str::as_bytes));
+            encoder.text("id", id);
+            encoder.optional("variable", env.as_deref().map(str::as_bytes));
+            encoder.flag("required", *required);
+            owner(encoder, *mode, *uid, *gid);
+        }
+        Mount::Ssh {
+            target,
+            id,
+            required,
+            mode,
+            uid,
+            gid,
+        } => {
+            encoder.text("ssh", target);
+            encoder.text("id", id);
+            encoder.flag("required", *required);
+            owner(encoder, *mode, *uid, *gid);
+        }
+    }
+}
+
+/// Encodes a COPY or ADD. `base` is `None` for `--link`, whose result does not depend on it; `selection` is the digest of
+/// all that is copied, names included.
+pub(crate) fn copy(
+    encoder: &mut dyn Encoder,
+    op: &Copy,
+    base: Option<Content>,
+    selection: Content,
+) {
+    let Copy {
+        base: _,
+        sources,
+        destination,
+        chown,
+        chmod,
+        link,
+        parents,
+        excludes,
+    } = op;
+    encoder.flag("on a base", base.is_some());
+    if let Some(base) = base {
+        encoder.field("base", &base.0);
+    }
+    encoder.field("selection", &selection.0);
+    encoder.list("sources", sources.len());
+    for source in sources {
+        match source {
+            // The pattern itself only selects: what it selected is in `selection`.
+            CopySource::Path {
+                from: _,
+                pattern: _,
+                unpack,
+            } => encoder.flag("unpack", *unpack),
+            CopySource::Inline { name, text } => {
+                encoder.text("inline", name);
+                encoder.text("text", text);
+            }
+        }
+    }
+    encoder.text("destination", destination);
+    encoder.optional("chown", chown.as_deref().map(str::as_bytes));
+    match chmod {
+        None => encoder.optional("chmod", None),
+        Some(Chmod::Octal(mode)) => encoder.optional("chmod", Some(format!("{mode:o}").as_bytes())),
+        Some(Chmod::Symbolic(mode)) => encoder.optional("chmod", Some(mode.as_bytes())),
+    }
+    encoder.flag("link", *link);
+    encoder.flag("parents", *parents);
+    encoder.texts("excludes", excludes);
+}
+
+/// Encodes a WORKDIR.
+pub(crate) fn make_dir(encoder: &mut dyn Encoder, op: &MakeDir, base: Content) {
+    let MakeDir {
+        base: _,
+        path,
+        user,
+    } = op;
+    encoder.field("base", &base.0);
+    encoder.text("path", path);
+    encoder.text("user", user);
+}
+
+fn owner(encoder: &mut dyn Encoder, mode: u32, uid: u32, gid: u32) {
+    encoder.text("mode", &format!("{mode:o}"));
+    encoder.text("owner", &format!("{uid}:{gid}"));
+}
+
+fn encode_platform(encoder: &mut dyn Encoder, platform: &Platform) {
+    let Platform {
+        os,
+        architecture,
+        variant,
+        os_version,
+    } = platform;
+    encoder.text("os", os);
+    encoder.text("architecture", architecture);
+    encoder.optional("variant", variant.as_deref().map(str::as_bytes));
+    encoder.optional("os version", os_version.as_deref().map(str::as_bytes));
+}
+
+fn network_name(network: Network) -> &'static str {
+    match network {
+        Network::Default => "default",
+        Network::None => "none",
+        Network::Host => "host",
+    }
+}
+
+fn security_name(security: Security) -> &'static str {
+    match security {
+        Security::Sandbox => "sandbox",
+        Security::Insecure => "insecure",
+    }
+}
+
+fn sharing_name(sharing: Sharing) -> &'static str {
+    match sharing {
+        Sharing::Shared => "shared",
+        Sharing::Private => "private",
+        Sharing::Locked => "locked",
+    }
+}

@@ -1,0 +1,281 @@
+//! The ops, for real: each is first turned into a key ([`Executor::prepare`]) and, when the store does not know that, worked.
+
+mod copy;
+mod git;
+mod http;
+mod image;
+mod key;
+mod make_dir;
+mod owner;
+mod run;
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use anyhow::{Context, Result, bail};
+use lapstrake_cache::{Encoder, Hasher, Key, Layer, Store};
+use lapstrake_frontend::plan::{Mount, Network, Op, OpId, Run, Sharing};
+use lapstrake_runtime::{Cancel, Limits, RESOLVER};
+
+pub(crate) use copy::copy_all;
+pub(crate) use copy::tree::Tree;
+pub(crate) use copy::unpack::unpack_if_archive;
+pub(crate) use git::context as git_context;
+pub(crate) use image::materialise;
+pub(crate) use key::Visible;
+
+use crate::context::LocalContext;
+use crate::engine::{Executor, Prepared, Task};
+use crate::events::Events;
+use crate::fs::{Chain, Fs};
+use crate::registry::Client;
+use crate::resolve::Resolver;
+use crate::secrets::Secrets;
+
+/// What ops need besides their inputs. One for each build.
+pub(crate) struct Ops {
+    pub(crate) store: Store,
+    pub(crate) client: Client,
+    pub(crate) resolver: Arc<Resolver>,
+    pub(crate) events: Events,
+    pub(crate) cancel: Cancel,
+    /// The main context under `None`, named ones under their names.
+    pub(crate) contexts: HashMap<Option<String>, Arc<LocalContext>>,
+    pub(crate) secrets: Secrets,
+    pub(crate) settings: Settings,
+    /// Where asynchronous work of blocking threads runs.
+    pub(crate) tokio: tokio::runtime::Handle,
+    /// Cache mounts that `--no-cache` has emptied in this build.
+    pub(crate) renewed: Mutex<HashSet<String>>,
+    /// The network of steps that do not ask for one, once a step has needed it.
+    pub(crate) default_network: OnceLock<lapstrake_runtime::Network>,
+}
+
+/// Settings of the build that steps see or are held to.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) visible: Visible,
+    /// `--add-host`: name and address.
+    pub(crate) hosts: Vec<(String, String)>,
+    /// The host's /etc/resolv.conf.
+    pub(crate) resolv_conf: String,
+    pub(crate) limits: Limits,
+    /// What connects the networks of steps with the outside, where it is installed.
+    pub(crate) pasta: Option<PathBuf>,
+    /// SOURCE_DATE_EPOCH, for files that the build itself makes.
+    pub(crate) epoch: Option<i64>,
+}
+
+impl Settings {
+    /// What a step on `network` finds in /etc/resolv.conf. Resolvers on the host's loopback are out of reach of a
+    /// network of its own, but for the address where pasta forwards queries.
+    fn resolv_conf(&self, network: &lapstrake_runtime::Network) -> String {
+        let text = &self.resolv_conf;
+        let servers = || {
+            text.lines()
+                .filter_map(|line| line.trim().strip_prefix("nameserver"))
+        };
+        let is_loopback = |server: &str| {
+            server
+                .trim()
+                .parse()
+                .is_ok_and(|address: IpAddr| address.is_loopback())
+        };
+        let isolated = matches!(network, lapstrake_runtime::Network::Isolated { .. });
+        if !isolated || servers().next().is_none() || !servers().all(is_loopback) {
+            return text.clone();
+        }
+        let others = text
+            .lines()
+            .filter(|line| !line.trim().starts_with("nameserver"));
+        let resolver = format!("nameserver {RESOLVER}");
+        others
+            .chain([resolver.as_str()])
+            .flat_map(|line| [line, "\n"])
+            .collect()
+    }
+
+    /// What a step named `hostname` finds in /etc/hosts.
+    fn hosts_file(&self, hostname: &str) -> String {
+        let mut text =
+            String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+        for (name, address) in &self.hosts {
+            text.push_str(&format!("{address}\t{name}\n"));
+        }
+        text.push_str(&format!("127.0.0.1\t{hostname}\n"));
+        text
+    }
+}
+
+/// What `prepare` found out and `run` needs again.
+pub(crate) enum Job {
+    Run(Chain, run::RunJob),
+    Copy(copy::CopyJob),
+    MakeDir(Chain),
+    Http(http::Fetched),
+    Git(git::Checkout),
+}
+
+impl Executor for Ops {
+    type Job = Job;
+
+    fn prepare(&self, task: &Task) -> Result<Prepared<Job>> {
+        match &task.node.op {
+            Op::Scratch => Ok(Prepared::Source(Fs::Layers(Chain::default()))),
+            Op::Image(image) => {
+                let pin = self
+                    .tokio
+                    .block_on(self.resolver.pin(&image.reference, &image.platform))?;
+                Ok(Prepared::Source(Fs::Layers(pin.chain.clone())))
+            }
+            Op::Context(context) => {
+                let found = self.contexts.get(&context.name);
+                let found = found.with_context(|| match &context.name {
+                    Some(name) => format!("the build context {name:?} was not given"),
+                    None => "the build has no context: give a directory".to_owned(),
+                })?;
+                Ok(Prepared::Source(Fs::Local(Arc::clone(found))))
+            }
+            Op::Http(op) => http::prepare(self, task, op),
+            Op::Git(op) => git::prepare(self, op),
+            Op::MakeDir(op) => {
+                let base = self.chain(task, op.base)?;
+                let mut hasher = hasher("workdir");
+                key::make_dir(&mut hasher, op, base.content());
+                Ok(Prepared::Layer {
+                    key: hasher.finish(),
+                    base: base.clone(),
+                    job: Job::MakeDir(base),
+                })
+            }
+            Op::Copy(op) => copy::prepare(self, task, op),
+            Op::Run(op) => self.prepare_run(task, op),
+        }
+    }
+
+    fn run(&self, task: &Task, job: Job) -> Result<Layer> {
+        match (&task.node.op, job) {
+            (Op::Run(op), Job::Run(base, job)) => run::run(self, task, op, &base, &job),
+            (Op::Copy(op), Job::Copy(job)) => copy::run(self, task, op, job),
+            (Op::MakeDir(op), Job::MakeDir(base)) => make_dir::run(self, task, op, &base),
+            (Op::Http(op), Job::Http(job)) => http::run(self, op, &job),
+            (Op::Git(op), Job::Git(job)) => git::run(self, op, &job),
+            _ => bail!("the step's job does not fit its op"),
+        }
+    }
+}
+
+impl Ops {
+    /// The layers that the input `id` yielded. A local context that is used as a base becomes a layer first.
+    fn chain(&self, task: &Task, id: OpId) -> Result<Chain> {
+        match task.input(id)? {
+            Fs::Layers(chain) => Ok(chain.clone()),
+            Fs::Local(context) => copy::whole_context(self, context),
+        }
+    }
+
+    /// Empties a cache mount, once a build: steps of a `--no-cache` build share what they put there.
+    fn renew_cache_mount(&self, id: &str) -> Result<()> {
+        let mut renewed = self
+            .renewed
+            .lock()
+            .map_err(|_| anyhow::anyhow!("another step failed"))?;
+        if renewed.insert(id.to_owned()) {
+            self.store.reset_cache_mount(id)?;
+        }
+        Ok(())
+    }
+
+    /// The runtime's network for what the Dockerfile asks for. By default a step has a network of its own with a way
+    /// out through pasta; where that cannot be had it shares the host's, as with BuildKit.
+    fn network(&self, asked: Network) -> lapstrake_runtime::Network {
+        match asked {
+            Network::None => lapstrake_runtime::Network::None,
+            Network::Host => lapstrake_runtime::Network::Host,
+            Network::Default => self
+                .default_network
+                .get_or_init(|| self.find_network())
+                .clone(),
+        }
+    }
+
+    fn find_network(&self) -> lapstrake_runtime::Network {
+        let Some(pasta) = self.settings.pasta.clone() else {
+            self.events.message(
+                "pasta is not installed: steps share the host's network (install passt)".to_owned(),
+            );
+            return lapstrake_runtime::Network::Host;
+        };
+        match lapstrake_runtime::prepare_network(&pasta) {
+            Ok(()) => lapstrake_runtime::Network::Isolated { pasta },
+            Err(error) => {
+                self.events
+                    .message(format!("{error}: steps share the host's network"));
+                lapstrake_runtime::Network::Host
+            }
+        }
+    }
+
+    fn prepare_run(&self, task: &Task, op: &Run) -> Result<Prepared<Job>> {
+        let base = self.chain(task, op.base)?;
+        // Both in the order of the mounts, which is the order in which key and step take them.
+        let mut sources = Vec::new();
+        let mut contents = Vec::new();
+        for mount in &op.mounts {
+            let (Mount::Bind { from, source, .. }
+            | Mount::Cache {
+                from: Some(from),
+                source,
+                ..
+            }) = mount
+            else {
+                continue;
+            };
+            let (source, content) = copy::mount_source(self, task, *from, source)?;
+            sources.push(source);
+            contents.push(content);
+        }
+        let mut hasher = hasher("run");
+        key::run(
+            &mut hasher,
+            op,
+            &self.settings.visible,
+            base.content(),
+            &contents,
+        );
+        let job = Job::Run(base.clone(), run::RunJob { sources });
+        Ok(Prepared::Layer {
+            key: hasher.finish(),
+            base,
+            job,
+        })
+    }
+}
+
+/// A hasher for the keys of one kind of op.
+fn hasher(kind: &str) -> Hasher {
+    let mut hasher = Hasher::new();
+    hasher.text("op", kind);
+    hasher
+}
+
+/// A key of a few texts, for records that are no steps.
+fn key_of(kind: &str, parts: &[&[u8]]) -> Key {
+    let mut hasher = hasher(kind);
+    hasher.list("parts", parts.len());
+    for part in parts {
+        hasher.field("part", part);
+    }
+    hasher.finish()
+}
+
+/// The store's word for how a cache mount is shared.
+fn sharing(sharing: Sharing) -> lapstrake_cache::Sharing {
+    match sharing {
+        Sharing::Shared => lapstrake_cache::Sharing::Shared,
+        Sharing::Private => lapstrake_cache::Sharing::Private,
+        Sharing::Locked => lapstrake_cache::Sharing::Locked,
+    }
+}

@@ -1,0 +1,59 @@
+//! Owners as instructions name them, looked up in the image's own passwd and group files.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use lapstrake_runtime::{lookup_group, lookup_user};
+use rustix::fs::{self, Gid, Mode, OFlags, Uid};
+
+/// The owner that `--chown=TEXT` asks for. As BuildKit has it, a user that the image does not know is root, a group
+/// that it does not know is the user's, and a number alone is the group too.
+pub(super) fn of_chown(view: Option<&OwnedFd>, text: &str) -> (u32, u32) {
+    let (user, group) = split(text);
+    let (uid, primary) = match user.parse::<u32>() {
+        Ok(uid) => (uid, uid),
+        Err(_) => view.map_or((0, 0), |view| by_name(view, user)),
+    };
+    (
+        uid,
+        group
+            .and_then(|group| group_id(view, group))
+            .unwrap_or(primary),
+    )
+}
+
+/// The owner of what is made for `USER text`: a number without an entry has group 0.
+pub(super) fn of_user(view: &OwnedFd, text: &str) -> (u32, u32) {
+    by_name(view, text)
+}
+
+fn split(text: &str) -> (&str, Option<&str>) {
+    text.split_once(':')
+        .map_or((text, None), |(user, group)| (user, Some(group)))
+}
+
+fn by_name(view: &OwnedFd, user: &str) -> (u32, u32) {
+    lookup_user(view.as_fd(), user).map_or((0, 0), |user| (user.uid, user.gid))
+}
+
+fn group_id(view: Option<&OwnedFd>, group: &str) -> Option<u32> {
+    match (group.parse(), view) {
+        (Ok(gid), _) => Some(gid),
+        (Err(_), Some(view)) => lookup_group(view.as_fd(), group).ok(),
+        (Err(_), None) => None,
+    }
+}
+
+/// Gives the new directory `path` of the store its mode and owner.
+pub(super) fn give(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
+    let fd = fs::open(
+        path,
+        OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    fs::fchown(&fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+        .context("give the cache mount its owner")?;
+    // After the owner: chown(2) clears set-user-ID bits.
+    Ok(fs::fchmod(&fd, Mode::from_raw_mode(mode))?)
+}

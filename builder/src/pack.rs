@@ -1,0 +1,268 @@
+//! An image as blobs: its layers compressed, its manifest made. What was compressed once is kept in the store.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use lapstrake_cache::{DiffId, Digest, Encoder, Hasher, Key, Store};
+use serde::{Deserialize, Serialize};
+
+use crate::assemble::Image;
+use crate::compress::{Compression, compress};
+use crate::fs::{ChainLayer, Origin};
+use crate::oci::platform::PlatformSpec;
+use crate::oci::{Descriptor, Index, Manifest, media};
+use crate::parallel;
+
+/// Each layer is compressed by all cores; a few at once keep them busy where layers are small.
+const LAYERS_AT_ONCE: usize = 4;
+
+/// Which media types documents carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flavour {
+    Oci,
+    Docker,
+}
+
+/// How an output wants its layers and documents.
+#[derive(Debug, Clone)]
+pub(crate) struct Packing {
+    pub(crate) compression: Compression,
+    /// Compress layers of base images again that came with another compression.
+    pub(crate) force: bool,
+    pub(crate) flavour: Flavour,
+    /// Annotations of the manifest.
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// A blob and where its bytes can be had.
+#[derive(Debug, Clone)]
+pub(crate) struct Blob {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) content: BlobContent,
+}
+
+/// Where the bytes of a blob are.
+#[derive(Debug, Clone)]
+pub(crate) enum BlobContent {
+    /// Here.
+    Bytes(Vec<u8>),
+    /// In the store's blobs.
+    Stored,
+    /// The tar of a layer of the store: made when it is read.
+    Layer(DiffId),
+    /// Perhaps not in the store yet.
+    Remote(Origin),
+}
+
+/// An image ready to be emitted.
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
+    /// The manifest, with the platform filled in for an index.
+    pub(crate) manifest: Blob,
+    pub(crate) config: Blob,
+    /// Lowest first.
+    pub(crate) layers: Vec<Blob>,
+}
+
+impl Packed {
+    /// Layers, config and manifest, in the order in which a registry wants them.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Blob> {
+        self.layers.iter().chain([&self.config, &self.manifest])
+    }
+}
+
+/// Packs `image`; layers that are not compressed yet are, by all cores.
+pub(crate) fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Packed> {
+    let layers = parallel::map(&image.layers.layers, LAYERS_AT_ONCE, |layer| {
+        layer_blob(store, layer, packing)
+    })
+    .context("compress layers")?;
+    let (config_type, manifest_type) = match packing.flavour {
+        Flavour::Oci => (media::OCI_CONFIG, media::OCI_MANIFEST),
+        Flavour::Docker => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),
+    };
+    let config = document(config_type, image.config.clone());
+    let descriptors = layers
+        .iter()
+        .map(|layer| layer.descriptor.clone())
+        .collect();
+    let mut manifest = Manifest::new(manifest_type, config.descriptor.clone(), descriptors);
+    manifest.annotations.clone_from(&packing.annotations);
+    let mut manifest = document(manifest_type, manifest.to_bytes());
+    manifest.descriptor.platform = Some(PlatformSpec::from(&image.platform));
+    Ok(Packed {
+        manifest,
+        config,
+        layers,
+    })
+}
+
+/// The index of several images, as one document.
+pub(crate) fn index(images: &[Packed], flavour: Flavour) -> Blob {
+    let kind = match flavour {
+        Flavour::Oci => media::OCI_INDEX,
+        Flavour::Docker => media::DOCKER_INDEX,
+    };
+    let manifests = images
+        .iter()
+        .map(|image| image.manifest.descriptor.clone())
+        .collect();
+    document(kind, Index::new(kind, manifests).to_bytes())
+}
+
+fn document(media_type: &str, bytes: Vec<u8>) -> Blob {
+    Blob {
+        descriptor: Descriptor::of(media_type, &bytes),
+        content: BlobContent::Bytes(bytes),
+    }
+}
+
+fn layer_blob(store: &Store, layer: &ChainLayer, packing: &Packing) -> Result<Blob> {
+    match layer {
+        ChainLayer::Built(built) => compressed(store, built.layer.diff_id, packing),
+        ChainLayer::Pulled(pulled) => {
+            let content = BlobContent::Remote(pulled.origin.clone());
+            let mut descriptor = Descriptor::new(
+                &pulled.descriptor.media_type,
+                pulled.descriptor.digest,
+                pulled.descriptor.size,
+            );
+            descriptor.media_type = retyped(&descriptor.media_type, packing.flavour);
+            let is_tar =
+                media::compression(&descriptor.media_type) == Some(media::Compression::None);
+            let local = is_tar && store.layer(&pulled.diff_id)?.is_some();
+            let wanted = packing.force || is_tar;
+            if wanted && local && packing.compression != Compression::None {
+                return compressed(store, pulled.diff_id, packing);
+            }
+            if local {
+                return Ok(Blob {
+                    descriptor,
+                    content: BlobContent::Layer(pulled.diff_id),
+                });
+            }
+            Ok(Blob {
+                descriptor,
+                content,
+            })
+        }
+    }
+}
+
+/// The same layer's type in the other family: registries refuse manifests that mix them.
+fn retyped(media_type: &str, flavour: Flavour) -> String {
+    match media::compression(media_type) {
+        Some(compression) => layer_type(compression, flavour).to_owned(),
+        None => media_type.to_owned(),
+    }
+}
+
+fn layer_type(compression: media::Compression, flavour: Flavour) -> &'static str {
+    match (compression, flavour) {
+        (media::Compression::None, Flavour::Oci) => media::OCI_LAYER,
+        (media::Compression::Gzip, Flavour::Oci) => media::OCI_LAYER_GZIP,
+        (media::Compression::Zstd, Flavour::Oci) => media::OCI_LAYER_ZSTD,
+        (media::Compression::None, Flavour::Docker) => media::DOCKER_LAYER,
+        (media::Compression::Gzip, Flavour::Docker) => media::DOCKER_LAYER_GZIP,
+        (media::Compression::Zstd, Flavour::Docker) => media::DOCKER_LAYER_ZSTD,
+    }
+}
+
+/// What the store keeps of a compressed layer.
+#[derive(Serialize, Deserialize)]
+struct CompressedRecord {
+    digest: Digest,
+    size: u64,
+}
+
+fn compressed(store: &Store, diff_id: DiffId, packing: &Packing) -> Result<Blob> {
+    let kind = match packing.compression {
+        Compression::None => media::Compression::None,
+        Compression::Gzip(_) => media::Compression::Gzip,
+        Compression::Zstd(_) => media::Compression::Zstd,
+    };
+    let media_type = layer_type(kind, packing.flavour);
+    if packing.compression == Compression::None {
+        let size = store
+            .layer(&diff_id)?
+            .with_context(|| format!("find layer {diff_id}"))?
+            .size;
+        let descriptor = Descriptor::new(media_type, diff_id.0, size);
+        return Ok(Blob {
+            descriptor,
+            content: BlobContent::Layer(diff_id),
+        });
+    }
+    let record = compress_once(store, diff_id, packing.compression)?;
+    Ok(Blob {
+        descriptor: Descriptor::new(media_type, record.digest, record.size),
+        content: BlobContent::Stored,
+    })
+}
+
+/// Compresses a layer unless the store has the result; safe to call from many threads and processes at once.
+fn compress_once(store: &Store, diff_id: DiffId, how: Compression) -> Result<CompressedRecord> {
+    let key = compressed_key(diff_id, how);
+    if let Some(found) = find(store, &key)? {
+        return Ok(found);
+    }
+    let _lock = store.lock_key(&key, &mut || ())?;
+    if let Some(found) = find(store, &key)? {
+        return Ok(found);
+    }
+    let mut blob = store.ingest()?;
+    compress(how, &mut blob, |sink| {
+        store.write_layer_tar(&diff_id, sink)?;
+        Ok(())
+    })?;
+    let (digest, size) = blob.commit()?;
+    let record = CompressedRecord { digest, size };
+    store.put_record(&key, &record)?;
+    Ok(record)
+}
+
+/// Starts to compress a finished layer while later steps still run.
+pub(crate) fn compress_ahead(store: &Store, diff_id: DiffId, how: Compression) -> Result<()> {
+    if how != Compression::None {
+        compress_once(store, diff_id, how)?;
+    }
+    Ok(())
+}
+
+fn find(store: &Store, key: &Key) -> Result<Option<CompressedRecord>> {
+    let record: Option<CompressedRecord> = store.record(key)?;
+    Ok(record.filter(|record| store.has_blob(&record.digest) == Some(record.size)))
+}
+
+fn compressed_key(diff_id: DiffId, how: Compression) -> Key {
+    let mut hasher = Hasher::new();
+    hasher.text("kind", "compressed layer");
+    hasher.field("diff id", diff_id.0.as_bytes());
+    hasher.text("how", &how.describe());
+    hasher.finish()
+}
+
+/// Opens the bytes of a blob that the store has.
+pub(crate) fn open(store: &Store, blob: &Blob) -> Result<Box<dyn Read + Send>> {
+    let digest = &blob.descriptor.digest;
+    Ok(match &blob.content {
+        BlobContent::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
+        BlobContent::Layer(diff_id) => Box::new(layer_reader(store, *diff_id)?),
+        BlobContent::Stored | BlobContent::Remote(_) => {
+            let reader = store.open_blob(digest)?;
+            Box::new(reader.with_context(|| format!("find blob {digest} in the store"))?)
+        }
+    })
+}
+
+/// The tar of a layer as a stream: a thread writes it into a pipe.
+fn layer_reader(store: &Store, diff_id: DiffId) -> Result<std::io::PipeReader> {
+    let (reader, mut writer) = std::io::pipe()?;
+    let store = store.clone();
+    std::thread::spawn(move || {
+        // A reader that stops early breaks the pipe; one that reads on sees a short stream, which it checks by size.
+        let _ = store.write_layer_tar(&diff_id, &mut writer);
+    });
+    Ok(reader)
+}

@@ -1,0 +1,315 @@
+//! Sources pinned: from an image's name to one manifest, one config and the layers' descriptors. Nothing else is fetched.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use lapstrake_cache::{DiffId, Digest, Store};
+use lapstrake_frontend::ast::Dockerfile;
+use lapstrake_frontend::diag::Diagnostic;
+use lapstrake_frontend::image::{ImageConfig, ImageRef, Platform};
+use lapstrake_frontend::plan::{Inputs, Lowered, Plan, Wanted};
+use lapstrake_frontend::span::Span;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use crate::events::Events;
+use crate::fs::{Chain, ChainLayer, Origin, PulledLayer};
+use crate::oci::manifest::{self, Document, MAX_DOCUMENT};
+use crate::oci::{self, Descriptor, Index, Layout, Manifest, media};
+use crate::registry::Client;
+
+/// An image of one platform, pinned.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    /// Of the manifest.
+    pub(crate) manifest: Digest,
+    /// The config's bytes.
+    pub(crate) config: Vec<u8>,
+    /// The layers, none of which has been fetched for this.
+    pub(crate) chain: Chain,
+}
+
+/// Why planning failed.
+#[derive(Debug)]
+pub(crate) enum PlanError {
+    /// The Dockerfile is wrong.
+    Dockerfile(Vec<Diagnostic>),
+    /// An image that a line of the Dockerfile names could not be pinned.
+    Image {
+        span: Option<Span>,
+        error: anyhow::Error,
+    },
+}
+
+/// Resolves images, each once in a build.
+pub(crate) struct Resolver {
+    store: Store,
+    client: Client,
+    events: Events,
+    /// `--pull`: ask the registry even for images that the store has.
+    pull: bool,
+    /// OCI layouts by the registry name that stands for them in references.
+    layouts: BTreeMap<String, PathBuf>,
+    pins: Mutex<HashMap<(ImageRef, Platform), Slot>>,
+}
+
+/// The pin of one image; whoever comes first fills it while the others wait.
+type Slot = Arc<tokio::sync::OnceCell<Arc<Pin>>>;
+
+impl Resolver {
+    /// A resolver that keeps what it reads in `store`.
+    pub(crate) fn new(
+        store: Store,
+        client: Client,
+        events: Events,
+        pull: bool,
+        layouts: BTreeMap<String, PathBuf>,
+    ) -> Self {
+        Self {
+            store,
+            client,
+            events,
+            pull,
+            layouts,
+            pins: Mutex::default(),
+        }
+    }
+
+    /// Lowers `dockerfile`, fetching the configs that it needs, in parallel, as often as it asks.
+    pub(crate) async fn plan(
+        self: &Arc<Self>,
+        dockerfile: &Dockerfile,
+        inputs: &mut Inputs,
+    ) -> Result<Plan, PlanError> {
+        loop {
+            match lapstrake_frontend::lower(dockerfile, inputs).map_err(PlanError::Dockerfile)? {
+                Lowered::Ready(plan) => return Ok(*plan),
+                Lowered::Need(wanted) => {
+                    for (wanted, pin) in self.pin_all(wanted).await? {
+                        inputs
+                            .images
+                            .insert((wanted.reference, wanted.platform), pin.config.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pin_all(
+        self: &Arc<Self>,
+        wanted: Vec<Wanted>,
+    ) -> Result<Vec<(Wanted, Arc<Pin>)>, PlanError> {
+        let mut running = JoinSet::new();
+        for wanted in wanted {
+            let resolver = Arc::clone(self);
+            running.spawn(async move {
+                let pin = resolver.pin(&wanted.reference, &wanted.platform).await;
+                (wanted, pin)
+            });
+        }
+        let mut pins = Vec::new();
+        for (wanted, pin) in running.join_all().await {
+            match pin {
+                Ok(pin) => pins.push((wanted, pin)),
+                Err(error) => {
+                    let error = error.context(format!("load metadata for {}", wanted.reference));
+                    return Err(PlanError::Image {
+                        span: Some(wanted.span),
+                        error,
+                    });
+                }
+            }
+        }
+        Ok(pins)
+    }
+
+    /// Pins `image` for `platform`; the second call for the same image costs nothing.
+    pub(crate) async fn pin(&self, image: &ImageRef, platform: &Platform) -> Result<Arc<Pin>> {
+        let slot = {
+            let mut pins = self.pins.lock().await;
+            Arc::clone(pins.entry((image.clone(), platform.clone())).or_default())
+        };
+        let pin = slot.get_or_try_init(|| async {
+            let step = self
+                .events
+                .begin(&format!("[internal] load metadata for {image}"));
+            step.end(self.fetch(image, platform).await.map(Arc::new))
+        });
+        pin.await.cloned()
+    }
+
+    async fn fetch(&self, image: &ImageRef, platform: &Platform) -> Result<Pin> {
+        let source = self.source(image).await?;
+        let (digest, manifest) = match manifest::parse(&source.bytes, source.media_type.as_deref())?
+        {
+            Document::Manifest(manifest) => (Digest::of(&source.bytes), *manifest),
+            Document::Index(index) => self.choose(&source.origin, image, &index, platform).await?,
+        };
+        let config = self
+            .document(&source.origin, &manifest.config)
+            .await
+            .context("fetch the image's config")?;
+        let chain = chain(&config, &manifest, &source.origin)?;
+        Ok(Pin {
+            manifest: digest,
+            config,
+            chain,
+        })
+    }
+
+    /// The manifest or index that `image` names now. The store's own images come first, as with `docker build`; `--pull`
+    /// asks the registry for those too.
+    async fn source(&self, image: &ImageRef) -> Result<Source> {
+        if let Some(layout) = self.layouts.get(&image.registry) {
+            return layout_source(layout, image);
+        }
+        if !self.pull
+            && image.digest.is_none()
+            && let Some(digest) = self.store.ref_(&image.canonical())?
+        {
+            return self.stored_source(&digest);
+        }
+        let origin = Origin::Registry(image.clone());
+        if let Some(digest) = &image.digest {
+            let digest: Digest = digest.parse().context("read the image's digest")?;
+            if let Some(bytes) = self.store.read_blob(&digest, MAX_DOCUMENT)? {
+                return Ok(Source {
+                    media_type: None,
+                    bytes,
+                    origin,
+                });
+            }
+        }
+        let (bytes, media_type) = match self.client.head(image).await? {
+            Some(head) => (self.document(&origin, &head).await?, head.media_type),
+            None => {
+                let (descriptor, bytes) = self.client.resolve(image).await?;
+                self.store.put_blob(&bytes)?;
+                (bytes.to_vec(), descriptor.media_type)
+            }
+        };
+        Ok(Source {
+            media_type: Some(media_type),
+            bytes,
+            origin,
+        })
+    }
+
+    fn stored_source(&self, digest: &Digest) -> Result<Source> {
+        let bytes = self.store.read_blob(digest, MAX_DOCUMENT)?;
+        let bytes = bytes.with_context(|| {
+            format!("the store lost the manifest {digest}: build the image again")
+        })?;
+        Ok(Source {
+            media_type: None,
+            bytes,
+            origin: Origin::Store,
+        })
+    }
+
+    /// The manifest of an index that fits `platform` best.
+    async fn choose(
+        &self,
+        origin: &Origin,
+        image: &ImageRef,
+        index: &Index,
+        platform: &Platform,
+    ) -> Result<(Digest, Manifest)> {
+        let Some(descriptor) = oci::platform::select(index, platform) else {
+            let offered: Vec<String> = index
+                .manifests
+                .iter()
+                .filter_map(|d| Some(oci::platform::shown(d.platform.as_ref()?)))
+                .collect();
+            bail!(
+                "{image} has no image for {platform}: it has {}",
+                offered.join(", ")
+            );
+        };
+        let bytes = self.document(origin, descriptor).await?;
+        match manifest::parse(&bytes, Some(&descriptor.media_type))? {
+            Document::Manifest(manifest) => Ok((descriptor.digest, *manifest)),
+            Document::Index(_) => bail!("the index of {image} names another index for {platform}"),
+        }
+    }
+
+    /// A manifest or config by its descriptor: from the store, or fetched, verified and kept there.
+    async fn document(&self, origin: &Origin, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.store.read_blob(&descriptor.digest, MAX_DOCUMENT)? {
+            return Ok(bytes);
+        }
+        let bytes = match origin {
+            Origin::Registry(image) if is_document(&descriptor.media_type) => self
+                .client
+                .manifest(image, &descriptor.digest)
+                .await?
+                .1
+                .to_vec(),
+            Origin::Registry(image) => self.client.blob_small(image, descriptor).await?.to_vec(),
+            Origin::Layout(path) => Layout::open(path)?.document(descriptor)?,
+            Origin::Store => bail!(
+                "the store lost the blob {}: build or pull the image again",
+                descriptor.digest
+            ),
+        };
+        self.store.put_blob(&bytes)?;
+        Ok(bytes)
+    }
+}
+
+struct Source {
+    bytes: Vec<u8>,
+    media_type: Option<String>,
+    origin: Origin,
+}
+
+fn layout_source(layout: &std::path::Path, image: &ImageRef) -> Result<Source> {
+    let opened = Layout::open(layout)?;
+    let index = opened.index()?;
+    let descriptor =
+        oci::layout::find(&index, image.digest.as_deref().or(image.tag.as_deref()))?.clone();
+    let bytes = opened.document(&descriptor)?;
+    Ok(Source {
+        bytes,
+        media_type: Some(descriptor.media_type),
+        origin: Origin::Layout(layout.to_path_buf()),
+    })
+}
+
+fn is_document(media_type: &str) -> bool {
+    media::is_manifest(media_type) || media::is_index(media_type)
+}
+
+/// The config's diff ids with the manifest's layers.
+fn chain(config: &[u8], manifest: &Manifest, origin: &Origin) -> Result<Chain> {
+    let parsed = ImageConfig::from_json(config).context("read the image's config")?;
+    let diff_ids = &parsed.rootfs.diff_ids;
+    ensure!(
+        diff_ids.len() == manifest.layers.len(),
+        "the image's config names {} layers, its manifest {}",
+        diff_ids.len(),
+        manifest.layers.len()
+    );
+    let mut chain = Chain::default();
+    for (diff_id, descriptor) in diff_ids.iter().zip(&manifest.layers) {
+        ensure!(
+            media::compression(&descriptor.media_type).is_some(),
+            "the image has a layer of type {:?}, which is not a file system layer",
+            descriptor.media_type
+        );
+        let diff_id = DiffId(
+            diff_id
+                .parse()
+                .context("read a diff id of the image's config")?,
+        );
+        let pulled = PulledLayer {
+            diff_id,
+            descriptor: descriptor.clone(),
+            origin: origin.clone(),
+        };
+        chain.layers.push(ChainLayer::Pulled(Arc::new(pulled)));
+    }
+    Ok(chain)
+}

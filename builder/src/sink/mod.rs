@@ -1,0 +1,233 @@
+//! Where images go. Every sink has the same verb: it takes finished images and gives back what it made of them.
+
+mod archive;
+mod files;
+mod registry;
+mod store;
+mod tarball;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use lapstrake_cache::{Digest, Store};
+use lapstrake_frontend::image::ImageRef;
+
+pub(crate) use files::FilesTarget;
+
+use crate::assemble::Image;
+use crate::events::{Events, Step};
+use crate::fetch::fetch_blob;
+use crate::oci::Descriptor;
+use crate::pack::{Blob, BlobContent, Flavour, Packed, Packing, index, pack};
+use crate::registry::Client;
+
+/// What sinks work with.
+pub(crate) struct Outlet {
+    pub(crate) store: Store,
+    pub(crate) client: Client,
+    pub(crate) events: Events,
+    pub(crate) tokio: tokio::runtime::Handle,
+}
+
+/// One place where the images go.
+#[derive(Debug, Clone)]
+pub(crate) enum Sink {
+    /// The local store, under the tags.
+    Store { names: Vec<ImageRef> },
+    /// An archive file, directory or stream with an OCI layout, and for `docker load` a Docker manifest beside it.
+    Archive {
+        format: Format,
+        target: Target,
+        names: Vec<ImageRef>,
+        packing: Packing,
+    },
+    /// Registries, under the tags.
+    Registry {
+        names: Vec<ImageRef>,
+        packing: Packing,
+        by_digest: bool,
+    },
+    /// The files of the root file system.
+    Files {
+        target: FilesTarget,
+        split: Option<bool>,
+    },
+    /// Nowhere: the build is for its cache.
+    Nothing,
+}
+
+/// The archives that can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Oci,
+    Docker,
+}
+
+/// Where an archive is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    File(PathBuf),
+    Directory(PathBuf),
+    Stdout,
+    /// `--load`: into the docker of this machine, through its command.
+    Docker,
+}
+
+/// What a sink made.
+#[derive(Debug, Clone)]
+pub(crate) struct Emitted {
+    /// The manifest, or the index where there are several images; files have none.
+    pub(crate) descriptor: Option<Descriptor>,
+}
+
+impl Sink {
+    /// The packing that layers can be prepared for while the build still runs.
+    pub(crate) fn packing(&self) -> Option<&Packing> {
+        match self {
+            Self::Archive { packing, .. } | Self::Registry { packing, .. } => Some(packing),
+            Self::Store { .. } | Self::Files { .. } | Self::Nothing => None,
+        }
+    }
+
+    /// Emits `images`, one for each platform.
+    pub(crate) fn emit(&self, outlet: &Outlet, images: &[Image]) -> Result<Emitted> {
+        let step = outlet.events.begin(self.title());
+        let result = match self {
+            Self::Store { names } => store::emit(outlet, &step, images, names),
+            Self::Archive {
+                format,
+                target,
+                names,
+                packing,
+            } => archive::emit(outlet, &step, images, *format, target, names, packing),
+            Self::Registry {
+                names,
+                packing,
+                by_digest,
+            } => registry::emit(outlet, &step, images, names, packing, *by_digest),
+            Self::Files { target, split } => files::emit(outlet, &step, images, target, *split),
+            Self::Nothing => Ok(Emitted { descriptor: None }),
+        };
+        step.end(result)
+    }
+
+    fn title(&self) -> &'static str {
+        match self {
+            Self::Store { .. } => "exporting to image",
+            Self::Archive {
+                format: Format::Oci,
+                ..
+            } => "exporting to oci image format",
+            Self::Archive {
+                format: Format::Docker,
+                ..
+            } => "exporting to docker image format",
+            Self::Registry { .. } => "pushing to registry",
+            Self::Files { .. } => "exporting to client directory",
+            Self::Nothing => "exporting nothing",
+        }
+    }
+}
+
+/// Packs all images; with several, or when asked, an index comes with them.
+fn pack_all(
+    outlet: &Outlet,
+    step: &Step,
+    images: &[Image],
+    packing: &Packing,
+) -> Result<(Vec<Packed>, Option<Blob>)> {
+    step.status("exporting layers", 0, None, false);
+    let packed: Vec<Packed> = images
+        .iter()
+        .map(|image| pack(&outlet.store, image, packing))
+        .collect::<Result<_>>()?;
+    step.status("exporting layers", 0, None, true);
+    let index = (packed.len() > 1).then(|| index(&packed, packing.flavour));
+    Ok((packed, index))
+}
+
+/// Makes sure that the bytes of `blob` can be read here.
+fn bring(outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
+    match &blob.content {
+        BlobContent::Remote(origin) => fetch_blob(
+            &outlet.store,
+            &outlet.client,
+            &outlet.tokio,
+            step,
+            &blob.descriptor,
+            origin,
+        ),
+        BlobContent::Bytes(_) | BlobContent::Stored | BlobContent::Layer(_) => Ok(()),
+    }
+}
+
+/// Writes to `path` through a temporary file beside it, so that nothing half-written is ever seen under the name.
+pub(crate) fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<()> {
+    let shown = path.display();
+    // A pipe or a device is written in place: it cannot be replaced.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        let mut out = std::fs::OpenOptions::new()
+            .write(true)
+            .open(path)
+            .with_context(|| format!("open {shown}"))?;
+        return write(&mut out).with_context(|| format!("write {shown}"));
+    }
+    let Some(name) = path.file_name() else {
+        bail!("{shown} names no file")
+    };
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = Temporary(folder.join(temporary));
+    let file = std::fs::File::create(&temporary.0).with_context(|| format!("create {shown}"))?;
+    let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
+    write(&mut out)
+        .and_then(|()| Ok(out.flush()?))
+        .with_context(|| format!("write {shown}"))?;
+    std::fs::rename(&temporary.0, path).with_context(|| format!("rename to {shown}"))
+}
+
+/// A file that is removed unless it was renamed.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// The digest that names all that was emitted.
+fn top(packed: &[Packed], index: Option<&Blob>) -> Result<Descriptor> {
+    let single = || {
+        packed
+            .first()
+            .map(|image| image.manifest.descriptor.clone())
+    };
+    index
+        .map(|index| index.descriptor.clone())
+        .or_else(single)
+        .context("there is no image to export")
+}
+
+/// The packing of images in the local store: layers stay as they are, nothing is compressed.
+pub(crate) fn store_packing() -> Packing {
+    Packing {
+        compression: crate::compress::Compression::None,
+        force: false,
+        flavour: Flavour::Oci,
+        annotations: Default::default(),
+    }
+}
+
+/// Keeps the image's documents in the store and gives them a name, without a build: for `pull` and `tag`.
+pub(crate) fn name_in_store(store: &Store, name: &ImageRef, digest: &Digest) -> Result<()> {
+    Ok(store.set_ref(&name.canonical(), digest)?)
+}
