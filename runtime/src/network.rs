@@ -204,7 +204,7 @@ fn wait(socket: &OwnedFd, output: OwnedFd) -> io::Result<()> {
     let lines: Vec<&str> = text
         .lines()
         .map(str::trim)
-        .filter(|line| !line.is_empty())
+        .filter(|line| !line.is_empty() && !line.ends_with("bytes to syslog"))
         .collect();
     Err(io::Error::other(reason.unwrap_or_else(|| lines.join(", "))))
 }

@@ -188,7 +188,7 @@ const MASKED: [&str; 15] = [
     "/proc/timer_list",
     "/proc/timer_stats",
     "/sys/dev/block",
-    "/sys/devices/system/cpu/*/thermal_throttle",
+    "/sys/devices/system/cpu/cpu*/thermal_throttle",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/selinux",
@@ -442,4 +442,77 @@ fn clean(path: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The plan as text: one line a step, one line a descriptor.
+    fn render(plan: &Plan) -> String {
+        let mut text = String::new();
+        if plan.new_network {
+            text.push_str("new network\n");
+        }
+        for step in &plan.steps {
+            text.push_str(&serde_json::to_string(step).unwrap());
+            text.push('\n');
+        }
+        for (index, resource) in plan.resources.iter().enumerate() {
+            let what = match resource {
+                Resource::Tree(path) => format!("tree {}", path.display()),
+                Resource::Bytes(bytes) => format!("bytes {:?}", String::from_utf8_lossy(bytes)),
+                Resource::Network(pasta) => format!("network {}", pasta.display()),
+            };
+            text.push_str(&format!("{} = {what}\n", FIRST + index));
+        }
+        text
+    }
+
+    /// Set `UPDATE=1` to write the expectations anew.
+    #[test]
+    fn steps_are_as_expected() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/steps");
+        let mut seen = 0;
+        for entry in fs::read_dir(directory).unwrap() {
+            let case = entry.unwrap().path();
+            let spec: RunSpec =
+                serde_json::from_str(&fs::read_to_string(case.join("spec.json")).unwrap()).unwrap();
+            let name = case.file_name().unwrap().to_string_lossy().into_owned();
+            let host = Host {
+                user_namespace: name.starts_with("user-"),
+                single_id: name == "user-single",
+            };
+            let got =
+                plan(&spec, host).map_or_else(|error| format!("{error}\n"), |plan| render(&plan));
+            let expected = case.join("steps.txt");
+            if std::env::var_os("UPDATE").is_some() {
+                fs::write(&expected, &got).unwrap();
+            }
+            assert_eq!(
+                got,
+                fs::read_to_string(&expected).unwrap_or_default(),
+                "{name}"
+            );
+            seen += 1;
+        }
+        assert!(seen > 0);
+    }
+
+    #[test]
+    fn paths_are_cleaned_by_their_text() {
+        for (path, cleaned) in [
+            ("a//b/", "/a/b"),
+            ("/./a/../../b", "/b"),
+            ("..", "/"),
+            ("", "/"),
+            ("/a/.b..c", "/a/.b..c"),
+        ] {
+            assert_eq!(clean(path), cleaned, "{path}");
+        }
+    }
 }

@@ -140,16 +140,33 @@ pub(crate) fn mount_setattr(tree: BorrowedFd<'_>, set: u64, recursive: bool) -> 
     .map(drop)
 }
 
-/// Gives every signal its default action and unblocks all.
+/// Gives every signal its default action and unblocks all, those that the C library keeps for itself included.
 pub(crate) fn reset_signals() {
-    // SAFETY: SIG_DFL installs no handler; an empty set is valid; failures (SIGKILL, SIGSTOP) are meant to be ignored.
-    unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+    const SET_SIZE: usize = 8;
+    // The kernel's own structure: handler, flags, restorer, mask. All zero: the default action.
+    let action = [0u64; 4];
+    let none = 0u64;
+    for signal in 1..=64 {
+        // SAFETY: no handler is installed; SIGKILL and SIGSTOP fail, as they should.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const action,
+                std::ptr::null::<u64>(),
+                SET_SIZE,
+            );
         }
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+    // SAFETY: an empty set of the size that is given.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null::<u64>(),
+            SET_SIZE,
+        );
     }
 }
 

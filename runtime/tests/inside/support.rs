@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lapstrake_runtime::{
-    Cancel, Error, Exit, Limits, Network, Process, Root, RunSpec, Security, Stream, run,
+    Cancel, Error, Exit, Identity, Limits, Mount, MountKind, Network, Process, Root, RunSpec,
+    Security, Stream, run,
 };
 
 /// The programs that the scripts of these tests use.
@@ -14,8 +15,28 @@ const APPLETS: &str = "sh cat ls echo true false id stat mount umount sleep env 
     head tail wc hostname ifconfig ip nc mknod chroot chmod chown dd find kill ps sort tr cut sed awk readlink test \
     unshare seq yes mkfifo setsid nohup ulimit df ping wget nslookup nproc od printf su expr dmesg truncate";
 
+/// Whom a test has to run as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Nothing,
+    /// Other ids than that of root exist.
+    Ids,
+    Root,
+}
+
+impl Needs {
+    pub(crate) fn met(self, identity: Identity) -> bool {
+        match self {
+            Needs::Nothing => true,
+            Needs::Ids => identity != Identity::Single,
+            Needs::Root => identity == Identity::Root,
+        }
+    }
+}
+
 /// A temp dir with one base layer.
 pub(crate) struct Space {
+    pub(crate) identity: Identity,
     dir: tempfile::TempDir,
     count: AtomicUsize,
 }
@@ -44,8 +65,9 @@ impl Outcome {
 }
 
 impl Space {
-    pub(crate) fn new() -> Space {
+    pub(crate) fn new(identity: Identity) -> Space {
         let space = Space {
+            identity,
             dir: tempfile::tempdir().unwrap(),
             count: AtomicUsize::new(0),
         };
@@ -117,6 +139,8 @@ impl Space {
 }
 
 pub(crate) fn try_run(spec: &RunSpec) -> Result<Outcome, Error> {
+    // An overlay takes a work directory only once; some tests run a request again.
+    let _ = fs::remove_dir_all(spec.root.work.join("work"));
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut output = |stream: Stream, bytes: &[u8]| match stream {
         Stream::Stdout => stdout.extend_from_slice(bytes),
@@ -136,6 +160,45 @@ pub(crate) fn outcome(spec: &RunSpec) -> Outcome {
     match try_run(spec) {
         Ok(outcome) => outcome,
         Err(error) => panic!("{error}"),
+    }
+}
+
+pub(crate) fn mount(target: &str, kind: MountKind) -> Mount {
+    Mount {
+        target: target.into(),
+        kind,
+    }
+}
+
+/// A file with these bytes, readable by all.
+pub(crate) fn file(target: &str, content: &str) -> Mount {
+    mount(
+        target,
+        MountKind::File {
+            content: content.into(),
+            mode: 0o444,
+            uid: 0,
+            gid: 0,
+        },
+    )
+}
+
+pub(crate) fn bind(target: &str, source: impl Into<PathBuf>, readonly: bool) -> Mount {
+    mount(
+        target,
+        MountKind::Bind {
+            source: source.into(),
+            readonly,
+        },
+    )
+}
+
+/// The message of a set-up that must fail.
+#[track_caller]
+pub(crate) fn refused(spec: &RunSpec) -> String {
+    match try_run(spec) {
+        Err(error) => error.to_string(),
+        Ok(outcome) => panic!("must fail, but: {outcome:?}"),
     }
 }
 
