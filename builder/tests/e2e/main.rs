@@ -1,0 +1,8 @@
+//! The program as people use it: each test runs it in a folder of its own, with a store of its own, on base images that
+//! a registry in this process serves.
+#![allow(clippy::unwrap_used)]
+
+pub mod registry;
+pub mod support;
+
+mod check;
