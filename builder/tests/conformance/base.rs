@@ -1,35 +1,36 @@
 //! Three small base images, made in memory from the machine's static busybox.
 
-use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use flate2::{Compression, GzBuilder};
+use lapstrake_cache::Digest;
 use serde_json::{Value, json};
 use tar::{Builder, EntryType, Header};
 
 use crate::case::FIXED_MTIME;
 use crate::facts::{Tree, flatten};
-use crate::registry::{Documents, digest_of};
+use crate::registry::{Auth, Registry};
 
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sbin:/bin/false\napp:x:1000:1000::/home/app:/bin/sh\n";
 const GROUP: &[u8] = b"root:x:0:\ndaemon:x:1:\nstaff:x:50:\napp:x:1000:\n";
 
 /// `busybox`, `onbuild` (the same with triggers) and `configured` (its config sets every field), all of one layer.
 pub(crate) struct BaseImages {
-    /// What the registry serves.
-    pub(crate) documents: Documents,
+    /// Where they are.
+    pub(crate) registry: Registry,
     /// The root file system of all three.
     pub(crate) paths: Tree,
 }
 
 impl BaseImages {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn serve() -> Result<Self> {
         let layer = base_layer(&find_busybox()?)?;
-        let mut images = Self {
-            documents: Documents::default(),
+        let images = Self {
+            registry: Registry::start(Auth::Open),
             paths: flatten(std::slice::from_ref(&layer))?,
         };
         let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -53,7 +54,7 @@ impl BaseImages {
         Ok(images)
     }
 
-    fn add(&mut self, name: &str, layer: &[u8], config: &Value) -> Result<()> {
+    fn add(&self, name: &str, layer: &[u8], config: &Value) -> Result<()> {
         let mut packed = GzBuilder::new()
             .mtime(0)
             .write(Vec::new(), Compression::fast());
@@ -61,25 +62,18 @@ impl BaseImages {
         let packed = packed.finish()?;
         let body = json!({
             "architecture": machine(), "os": "linux", "config": config,
-            "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]},
+            "rootfs": {"type": "layers", "diff_ids": [Digest::of(layer)]},
             "created": "2020-01-01T00:00:00Z",
             "history": [{"created": "2020-01-01T00:00:00Z", "created_by": "base"}]})
-        .to_string()
-        .into_bytes();
+        .to_string();
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest_of(&body), "size": body.len()},
-            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest_of(&packed), "size": packed.len()}]})
-        .to_string()
-        .into_bytes();
-        self.documents
-            .tags
-            .insert(name.to_owned(), digest_of(&manifest));
-        let blobs: HashMap<_, _> = [packed, body, manifest]
-            .into_iter()
-            .map(|data| (digest_of(&data), data))
-            .collect();
-        self.documents.blobs.extend(blobs);
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": {"mediaType": "application/vnd.oci.image.config.v1+json",
+                       "digest": self.registry.put_blob(name, body.as_bytes()), "size": body.len()},
+            "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                        "digest": self.registry.put_blob(name, &packed), "size": packed.len()}]});
+        self.registry
+            .put_manifest(name, "latest", MANIFEST, manifest.to_string().as_bytes());
         Ok(())
     }
 }

@@ -6,12 +6,11 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use lapstrake_cache::Digest;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use tar::{Archive, Entry, EntryType};
 
 use crate::case::FIXED_MTIME;
-use crate::registry::digest_of;
 
 /// Path -> facts of a root file system.
 pub(crate) type Tree = BTreeMap<String, Value>;
@@ -61,7 +60,8 @@ fn blob<'a>(blobs: &'a HashMap<String, Vec<u8>>, descriptor: &Value) -> Result<&
         .get(&format!("blobs/{}", digest.replace(':', "/")))
         .with_context(|| format!("blob {digest} is missing"))?;
     ensure!(
-        digest_of(data) == digest && descriptor["size"].as_u64() == Some(data.len() as u64),
+        Digest::of(data).to_string() == digest
+            && descriptor["size"].as_u64() == Some(data.len() as u64),
         "blob {digest} does not match its descriptor"
     );
     Ok(data)
@@ -82,7 +82,10 @@ fn image_facts(
         .iter()
         .map(|layer| unpack(blob(blobs, layer)?))
         .collect::<Result<Vec<_>>>()?;
-    let found: Vec<Value> = layers.iter().map(|layer| digest_of(layer).into()).collect();
+    let found: Vec<Value> = layers
+        .iter()
+        .map(|layer| Digest::of(layer).to_string().into())
+        .collect();
     ensure!(
         found == array(&config["rootfs"]["diff_ids"]),
         "the diff ids do not match the layers"
@@ -256,12 +259,7 @@ fn file_facts(entry: &mut Entry<'_, &[u8]>, facts: &mut Value, mtime: i64) -> Re
     let mut body = Vec::new();
     entry.read_to_end(&mut body)?;
     facts["size"] = body.len().into();
-    let hash: String = Sha256::digest(&body)
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    facts["sha256"] = hash.into();
+    facts["sha256"] = Digest::of(&body).hex()[..16].into();
     if mtime == FIXED_MTIME {
         facts["mtime"] = "of the context".into();
     } else if (0..FIXED_MTIME).contains(&mtime) {

@@ -9,10 +9,13 @@
 //! Each case is a test of its own, so `cargo test --test conformance copy-` runs those that copy. `CONFORMANCE_BUILDER` names another
 //! program with the same command line to run instead.
 
+#![allow(clippy::unwrap_used)]
+
 mod base;
 mod case;
 mod facts;
-mod registry;
+#[path = "../e2e/registry.rs"]
+pub mod registry;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -27,7 +30,6 @@ use serde_json::{Value, json};
 
 use base::BaseImages;
 use case::Case;
-use registry::Registry;
 
 /// A build that takes longer hangs.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -42,7 +44,6 @@ struct Space {
     differences: BTreeMap<String, String>,
     store: tempfile::TempDir,
     base: BaseImages,
-    registry: Registry,
 }
 
 fn main() -> ExitCode {
@@ -83,8 +84,7 @@ fn prepare() -> Result<(Arc<Space>, Vec<String>)> {
             "conformance-differences.txt names {name}, which is no case"
         );
     }
-    let base = BaseImages::new()?;
-    let registry = Registry::serve(base.documents.clone())?;
+    let base = BaseImages::serve()?;
     let store = tempfile::Builder::new()
         .prefix("conformance-store-")
         .tempdir()?;
@@ -97,7 +97,6 @@ fn prepare() -> Result<(Arc<Space>, Vec<String>)> {
             differences,
             store,
             base,
-            registry,
         }),
         names,
     ))
@@ -156,8 +155,10 @@ fn check(space: &Space, name: &str) -> Result<(Vec<String>, String)> {
     let case = Case::read(&space.data.join("cases").join(format!("{name}.txt")))?;
 
     let (got, log) = build(space, &case)?;
-    let got: Value =
-        serde_json::from_str(&got.to_string().replace(space.registry.host(), "REGISTRY"))?;
+    let got: Value = serde_json::from_str(
+        &got.to_string()
+            .replace(space.base.registry.host(), "REGISTRY"),
+    )?;
     let mut wrong = Vec::new();
     compare(&want, &got, "", &mut wrong);
     if let Some(line) = line.filter(|_| wrong.is_empty())
@@ -171,7 +172,7 @@ fn check(space: &Space, name: &str) -> Result<(Vec<String>, String)> {
 fn build(space: &Space, case: &Case) -> Result<(Value, String)> {
     let folder = tempfile::Builder::new().prefix("conformance-").tempdir()?;
     let root = folder.path().join("case");
-    case.materialise(&root, space.registry.host())?;
+    case.materialise(&root, space.base.registry.host())?;
     let out = folder.path().join("image.tar");
     let log_path = folder.path().join("log");
     let log_file = File::create(&log_path)?;
@@ -181,7 +182,7 @@ fn build(space: &Space, case: &Case) -> Result<(Value, String)> {
             .args(
                 case.args
                     .iter()
-                    .map(|arg| arg.replace("REGISTRY", space.registry.host())),
+                    .map(|arg| arg.replace("REGISTRY", space.base.registry.host())),
             )
             .args(["-f", "Dockerfile", "--progress=plain", "--output"])
             .arg(format!("type=oci,dest={}", out.display()))

@@ -8,9 +8,10 @@ mod space;
 
 use std::os::unix::fs::MetadataExt;
 
+use lapstrake_cache::Digest;
 use serde_json::Value;
 
-use space::{Dockerd, Registry, Space, digest_of};
+use space::{Dockerd, Registry, Space};
 
 /// The image that most tests build: a layer of its own for each kind of change.
 const DOCKERFILE: &str = r#"
@@ -66,7 +67,7 @@ fn skopeo_reads_and_copies_archives() {
         ],
     );
     let manifest = std::fs::read(format!("{copy}/manifest.json")).unwrap();
-    assert_eq!(digest_of(&manifest), digest);
+    assert_eq!(Digest::of(&manifest).to_string(), digest);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use lapstrake_cache::Digest;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// A folder of its own, with a context that holds a Dockerfile and busybox.
@@ -164,14 +164,6 @@ fn succeed(what: &str, done: &Output) {
     );
 }
 
-pub(crate) fn digest_of(data: &[u8]) -> String {
-    let hex: String = Sha256::digest(data)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("sha256:{hex}")
-}
-
 /// Debian's docker-registry on a loopback port, until dropped.
 pub(crate) struct Registry {
     /// `localhost:PORT`
@@ -206,7 +198,7 @@ impl Registry {
         );
         let manifest = fs::read(format!("{copy}/manifest.json")).unwrap();
         fs::remove_dir_all(copy).unwrap();
-        digest_of(&manifest)
+        Digest::of(&manifest).to_string()
     }
 }
 
