@@ -18,6 +18,8 @@ const LIMIT: u64 = 16 << 20;
 pub(crate) struct LocalContext {
     root: OwnedFd,
     ignore: Arc<Ignore>,
+    /// Names the directory among all contexts of this machine; zero for what was unpacked.
+    id: [u8; 32],
     index: Option<Arc<StatIndex>>,
     /// Holds the files of a context that came as an archive.
     _scratch: Option<Scratch>,
@@ -44,6 +46,7 @@ impl LocalContext {
         Ok(Self {
             root,
             ignore: Arc::new(ignore),
+            id,
             index,
             _scratch: None,
         })
@@ -55,9 +58,15 @@ impl LocalContext {
         Ok(Self {
             root,
             ignore: Arc::default(),
+            id: [0; 32],
             index: None,
             _scratch: Some(scratch),
         })
+    }
+
+    /// Names the directory among all contexts of this machine.
+    pub(crate) fn id(&self) -> [u8; 32] {
+        self.id
     }
 
     /// What is left out.

@@ -221,6 +221,9 @@ impl StatIndex {
             self.used[index].store(true, Ordering::Relaxed);
             return Ok(record.digest);
         }
+        if let Some(digest) = self.seen(bytes, meta) {
+            return Ok(digest);
+        }
         let mut meta = *meta;
         for attempt in 1.. {
             match file_digest(root, path, &meta) {
@@ -236,6 +239,13 @@ impl StatIndex {
             }
         }
         Err(io::ErrorKind::InvalidData.into())
+    }
+
+    /// The digest of a file that this process has read and that is still the same.
+    fn seen(&self, path: &[u8], meta: &Meta) -> Option<[u8; 32]> {
+        let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = fresh.get(path)?;
+        record.is_of(meta).then_some(record.digest)
     }
 
     /// Writes the index, if there is something new to remember.

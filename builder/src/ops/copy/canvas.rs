@@ -10,10 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use lapstrake_cache::{Active, Attributes, Meta, Time, Xattrs};
+use lapstrake_cache::{Active, Attributes, Content, Meta, Time, Xattrs};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use super::earlier::{Earlier, Placed};
 use crate::paths::{Found, resolve, shown};
 
 /// Mode and owner for what a copy makes; `None` keeps the default.
@@ -37,6 +38,10 @@ pub(crate) struct Canvas {
     overlay: Option<Overlay>,
     /// Directories of the upper whose times must be set when all is placed.
     times: BTreeMap<PathBuf, Time>,
+    /// What the same copy made last time.
+    earlier: Option<Earlier>,
+    /// What this one placed.
+    placed: Vec<(PathBuf, Content)>,
 }
 
 impl Canvas {
@@ -64,6 +69,8 @@ impl Canvas {
             upper,
             overlay: None,
             times: BTreeMap::new(),
+            earlier: None,
+            placed: Vec::new(),
         })
     }
 
@@ -100,6 +107,21 @@ impl Canvas {
         };
         let root = root.context("read a link of an empty tree")?;
         read_link_below(root.as_fd(), path)
+    }
+
+    /// Takes files that are as they were from `earlier`.
+    pub(crate) fn use_earlier(&mut self, earlier: Option<Earlier>) {
+        self.earlier = earlier;
+    }
+
+    /// What the same copy made last time.
+    pub(crate) fn earlier(&self) -> Option<&Earlier> {
+        self.earlier.as_ref()
+    }
+
+    /// Notes files that a later copy may link to.
+    pub(crate) fn note_placed(&mut self, files: Vec<(PathBuf, Content)>) {
+        self.placed.extend(files);
     }
 
     /// The base, for looking up users; `None` where there is none.
@@ -234,7 +256,7 @@ impl Canvas {
     }
 
     /// Sets the times of directories, deepest first, now that nothing is placed in them any more.
-    pub(crate) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<Placed> {
         for (path, time) in self.times.iter().rev() {
             let fd = open_directory(self.upper.as_fd(), path)?;
             let time = Timespec {
@@ -249,7 +271,7 @@ impl Canvas {
                 },
             )?;
         }
-        Ok(())
+        Ok(Placed(self.placed))
     }
 }
 

@@ -1,6 +1,7 @@
 //! COPY and ADD: what is taken ([`select`]), where it lands ([`place`]), and the tree that it lands on ([`canvas`]).
 
 pub(crate) mod canvas;
+mod earlier;
 mod parents;
 mod place;
 mod select;
@@ -11,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use lapstrake_cache::{Content, Encoder, Layer, Time};
+use lapstrake_cache::{Content, Encoder, Key, Layer, Time};
 use lapstrake_frontend::chmod::Changes;
 use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::plan::{Chmod, Copy, CopySource, OpId};
 
 use self::canvas::Canvas;
+use self::earlier::Earlier;
 use self::place::{Metadata, ModeChange};
 use self::select::{Item, Pattern};
 use self::tree::Tree;
@@ -155,6 +157,10 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
     } else {
         Canvas::over(&lowers, &active)?
     };
+    let lineage = lineage(task, op);
+    if let Some(lineage) = &lineage {
+        canvas.use_earlier(Earlier::find(ops, lineage)?);
+    }
     let meta = metadata(op, canvas.base())?;
     let excludes = excludes(op)?;
     for (source, selected) in op.sources.iter().zip(job.selected) {
@@ -184,8 +190,24 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
             }
         }
     }
-    canvas.finish()?;
-    Ok(ops.store.commit(active)?)
+    let placed = canvas.finish()?;
+    let layer = ops.store.commit(active)?;
+    if let Some(lineage) = &lineage {
+        placed.remember(ops, lineage, layer.diff_id)?;
+    }
+    Ok(layer)
+}
+
+/// Names the copy for [`earlier`], if it copies from a local context.
+fn lineage(task: &Task, op: &Copy) -> Option<Key> {
+    let context = op.sources.iter().find_map(|source| match source {
+        CopySource::Path { from, .. } => match task.input(*from) {
+            Ok(Fs::Local(context)) => Some(context.id()),
+            _ => None,
+        },
+        CopySource::Inline { .. } => None,
+    });
+    context.map(|context| earlier::lineage(op, &context))
 }
 
 fn select_again(ops: &Ops, task: &Task, from: OpId, pattern: &Pattern) -> Result<Selected> {
@@ -348,7 +370,8 @@ pub(crate) fn copy_all(
         &format!("/{}/", prefix.display()),
         &meta,
     )?;
-    canvas.finish()
+    canvas.finish()?;
+    Ok(())
 }
 
 /// Copies the host directory `source`, all of it, into `target`; what it holds belongs to root.
@@ -362,5 +385,6 @@ pub(super) fn seed(lowers: &[PathBuf], source: &str, target: &Path) -> Result<()
     let mut canvas = Canvas::alone(target)?;
     place::place(&mut canvas, &tree, &items, "/", &Metadata::default())
         .context("fill the cache mount")?;
-    canvas.finish()
+    canvas.finish()?;
+    Ok(())
 }

@@ -8,12 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use lapstrake_cache::{Attributes, Entry, Kind, Meta, Time, Xattrs};
+use lapstrake_cache::{Attributes, Content, Entry, Kind, Meta, Time, Xattrs};
 use lapstrake_frontend::chmod::Changes;
 use rayon::prelude::*;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
 use super::canvas::{Canvas, NewDir, is};
+use super::earlier::Earlier;
 use super::select::Item;
 use super::tree::Tree;
 use crate::paths::{clean, names_directory, shown};
@@ -264,9 +265,19 @@ fn place_contents(
         }
     }
     let root = canvas.directory(target, meta.new_dir())?;
+    let copying = Copying {
+        tree,
+        item,
+        target,
+        root: root.as_fd(),
+        meta,
+        earlier: canvas.earlier(),
+    };
     batches(&files)
         .into_par_iter()
-        .try_for_each(|batch| copy_batch(tree, item, root.as_fd(), batch, meta))?;
+        .try_for_each(|batch| copying.batch(batch))?;
+    let placed = copying.placed(&files);
+    canvas.note_placed(placed);
     again
         .into_iter()
         .try_for_each(|(first, second)| hard_link(root.as_fd(), &first.path, &second.path))
@@ -310,25 +321,85 @@ fn batches<'a, 'b>(files: &'b [&'a Entry]) -> Vec<&'b [&'a Entry]> {
         .collect()
 }
 
-fn copy_batch(
-    tree: &Tree,
-    item: &Item,
-    root: BorrowedFd<'_>,
-    batch: &[&Entry],
-    meta: &Metadata,
-) -> Result<()> {
-    let Some(first) = batch.first() else {
-        return Ok(());
-    };
-    let parent = first.path.parent().unwrap_or_else(|| Path::new(""));
-    let from = tree.open_directory(&item.real.join(parent))?;
-    let to = super::canvas::open_directory(root, parent)?;
-    for entry in batch {
-        let name = file_name(&entry.path)?;
-        copy_entry(from.as_fd(), name, to.as_fd(), name, entry, meta)
-            .with_context(|| format!("copy {}", shown(&item.real.join(&entry.path))))?;
+/// The files of one directory item on their way.
+struct Copying<'a> {
+    tree: &'a Tree,
+    item: &'a Item,
+    /// Where the item goes, and that directory.
+    target: &'a Path,
+    root: BorrowedFd<'a>,
+    meta: &'a Metadata,
+    /// What the same copy made last time.
+    earlier: Option<&'a Earlier>,
+}
+
+impl Copying<'_> {
+    /// Copies files of the same directory.
+    fn batch(&self, batch: &[&Entry]) -> Result<()> {
+        let Some(first) = batch.first() else {
+            return Ok(());
+        };
+        let parent = first.path.parent().unwrap_or_else(|| Path::new(""));
+        let from = self.tree.open_directory(&self.item.real.join(parent))?;
+        let to = super::canvas::open_directory(self.root, parent)?;
+        let directory = self.target.join(parent);
+        let earlier = self
+            .earlier
+            .and_then(|earlier| Some((earlier, earlier.directory(&directory)?)));
+        for entry in batch {
+            let name = file_name(&entry.path)?;
+            if let Some((earlier, old)) = &earlier
+                && self.link(earlier, old.as_fd(), to.as_fd(), entry)?
+            {
+                continue;
+            }
+            copy_entry(from.as_fd(), name, to.as_fd(), name, entry, self.meta)
+                .with_context(|| format!("copy {}", shown(&self.item.real.join(&entry.path))))?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Takes a file that is as it was from the earlier layer. Its digest covers what `attributes` lacks.
+    fn link(
+        &self,
+        earlier: &Earlier,
+        old: BorrowedFd<'_>,
+        to: BorrowedFd<'_>,
+        entry: &Entry,
+    ) -> Result<bool> {
+        let Some(content) = self.content(entry) else {
+            return Ok(false);
+        };
+        let name = CString::new(file_name(&entry.path)?.as_bytes())?;
+        let attributes = self.meta.attributes(entry, &entry.xattrs);
+        Ok(earlier.link(
+            &self.target.join(&entry.path),
+            &content,
+            old,
+            to,
+            &name,
+            &attributes,
+        ))
+    }
+
+    /// The digest of a file that can be linked: one with a single name, so that no two names share it by mistake.
+    fn content(&self, entry: &Entry) -> Option<Content> {
+        let linkable = entry.meta.kind == Kind::File && entry.meta.nlink == 1;
+        linkable
+            .then(|| {
+                self.tree
+                    .known(&self.item.real.join(&entry.path), &entry.meta)
+            })
+            .flatten()
+    }
+
+    /// What a later copy may link to.
+    fn placed(&self, files: &[&Entry]) -> Vec<(PathBuf, Content)> {
+        let known = files
+            .iter()
+            .filter_map(|entry| Some((self.target.join(&entry.path), self.content(entry)?)));
+        known.collect()
+    }
 }
 
 fn hard_link(root: BorrowedFd<'_>, first: &Path, second: &Path) -> Result<()> {

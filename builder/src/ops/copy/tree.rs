@@ -182,6 +182,12 @@ impl Tree {
         digest.with_context(|| format!("hash {}", shown(start)))
     }
 
+    /// The digest of a file of a local context, which is known since the copy's key was computed.
+    pub(crate) fn known(&self, path: &Path, meta: &Meta) -> Option<Content> {
+        let digest = self.index.as_ref()?.digest(self.root.as_fd(), path, meta);
+        digest.ok().map(Content)
+    }
+
     /// The digest of one entry, without its name.
     pub(crate) fn digest_one(&self, path: &Path, entry: &Entry) -> Result<Content> {
         let parent = path.parent().unwrap_or_else(|| Path::new(""));
