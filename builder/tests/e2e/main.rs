@@ -6,3 +6,4 @@ pub mod registry;
 pub mod support;
 
 mod check;
+mod rebuild;

@@ -48,6 +48,12 @@ impl Ended {
     }
 }
 
+impl Default for TestSpace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl TestSpace {
     /// An empty one.
     pub fn new() -> Self {

@@ -1,0 +1,150 @@
+//! What is built again after a change, and that nothing of the old shows in the new.
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::time::{Duration, SystemTime};
+
+use super::support::{Ended, TestSpace};
+
+/// Names of the steps that were not taken from the cache.
+fn worked(ended: &Ended) -> Vec<String> {
+    let named = |line: &str| {
+        let (number, rest) = line.split_once(' ')?;
+        Some((number.to_owned(), rest.to_owned()))
+    };
+    let lines: Vec<(String, String)> = ended.stderr.lines().filter_map(named).collect();
+    let is = |number: &str, what: &str| lines.iter().any(|(n, rest)| n == number && rest == what);
+    let steps = lines
+        .iter()
+        .filter(|(_, rest)| rest.starts_with('[') && rest.contains("] ") && !rest.contains("FROM"));
+    let steps =
+        steps.filter(|(number, rest)| !rest.starts_with("[internal]") && !is(number, "CACHED"));
+    let name = |rest: &str| rest.split_once("] ").unwrap().1.to_owned();
+    let mut names: Vec<String> = steps.map(|(_, rest)| name(rest)).collect();
+    names.dedup();
+    names
+}
+
+#[test]
+fn nothing_changed_nothing_is_worked() {
+    let space = TestSpace::with("FROM busybox\nWORKDIR /w\nCOPY a .\nRUN cat a > b\n");
+    space.write("a", "1");
+    let first = space.build(&["-q", "."]).text();
+    let again = space.build(&["."]);
+    assert_eq!(worked(&again), [""; 0]);
+    assert_eq!(space.build(&["-q", "."]).text(), first);
+}
+
+#[test]
+fn an_edit_elsewhere_keeps_the_hit() {
+    let space = TestSpace::with("FROM busybox\nCOPY a /\nRUN cat /a > /c\nCOPY b /\n");
+    space.write("a", "1");
+    space.write("b", "1");
+    space.build(&["."]);
+    space.write("b", "2");
+    assert_eq!(worked(&space.build(&["."])), ["COPY b /"]);
+}
+
+#[test]
+fn a_step_that_yields_the_same_ends_the_rebuild() {
+    let stages = "FROM busybox AS count\nCOPY in /\nRUN wc -c < /in > /n\nFROM busybox\nCOPY --from=count /n /\nRUN cat /n\n";
+    let space = TestSpace::with(stages);
+    space.write("in", "1");
+    space.build(&["."]);
+    space.write("in", "2");
+    assert_eq!(
+        worked(&space.build(&["."])),
+        ["COPY in /", "RUN wc -c < /in > /n"]
+    );
+}
+
+#[test]
+fn times_do_not_matter_but_hidden_changes_do() {
+    let space = TestSpace::with("FROM scratch\nCOPY a /\n");
+    space.write("a", "1");
+    let old = SystemTime::now() - Duration::from_secs(1000);
+    let date = |space: &TestSpace| {
+        std::fs::File::open(space.path("a"))
+            .unwrap()
+            .set_modified(old)
+            .unwrap()
+    };
+    space.build(&["."]);
+    date(&space);
+    assert_eq!(worked(&space.build(&["."])), [""; 0]);
+    // The same size and the same time, but other content.
+    space.write("a", "2");
+    date(&space);
+    assert_eq!(worked(&space.build(&["."])), ["COPY a /"]);
+}
+
+/// A copy of many files is made from the one before; what comes out must be as if it had not been.
+#[test]
+fn a_large_copy_made_again_is_exact() {
+    let space = TestSpace::with("FROM scratch\nCOPY src /src\n");
+    for n in 0..600 {
+        space.write(&format!("src/d{}/f{n}", n % 7), format!("content {n}"));
+    }
+    space.build(&["-o", "../one", "."]);
+    space.write("src/d3/f3", "changed 3");
+    std::fs::set_permissions(
+        space.path("src/d4/f4"),
+        std::fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    std::fs::remove_file(space.path("src/d5/f5")).unwrap();
+    std::fs::remove_file(space.path("src/d6/f6")).unwrap();
+    std::fs::hard_link(space.path("src/d6/f13"), space.path("src/d6/f6")).unwrap();
+    space.write("src/d0/new", "new");
+    space.build(&["-o", "../two", "."]);
+    let fresh = TestSpace::with("FROM scratch\nCOPY src /src\n");
+    copy(&space.path("src"), &fresh.path("src"));
+    fresh.build(&["-o", "../two", "."]);
+    assert_eq!(
+        listing(&space.path("../two")),
+        listing(&fresh.path("../two"))
+    );
+    assert_eq!(space.read("../one/src/d3/f3"), "content 3");
+    assert_eq!(space.read("../two/src/d3/f3"), "changed 3");
+    let id = |space: &TestSpace| {
+        space
+            .build(&["-q", "--build-arg=SOURCE_DATE_EPOCH=1", "."])
+            .text()
+    };
+    assert_eq!(
+        id(&space),
+        id(&fresh),
+        "the same context must give the same image"
+    );
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(from)
+        .arg(to)
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
+/// Every path with its mode and content.
+fn listing(folder: &std::path::Path) -> Vec<(String, u32, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let mode = path.symlink_metadata().unwrap().mode();
+        if path.is_dir() {
+            found.extend(
+                listing(&path)
+                    .into_iter()
+                    .map(|(below, mode, data)| (format!("{name}/{below}"), mode, data)),
+            );
+        } else {
+            found.push((name, mode, std::fs::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
