@@ -67,7 +67,7 @@ fn times_do_not_matter_but_hidden_changes_do() {
         std::fs::File::open(space.path("a"))
             .unwrap()
             .set_modified(old)
-            .unwrap()
+            .unwrap();
     };
     space.build(&["."]);
     date(&space);
