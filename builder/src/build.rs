@@ -85,6 +85,21 @@ impl From<anyhow::Error> for BuildError {
     }
 }
 
+impl From<PlanError> for BuildError {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Dockerfile(diagnostics) => Self::Dockerfile(diagnostics),
+            PlanError::Image { span, error } => Self::Step { span, error },
+        }
+    }
+}
+
+/// The build argument that replaces the `# check=` directive.
+pub(crate) fn check_override(inputs: &Inputs) -> Option<&str> {
+    let given = inputs.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+    given.map(String::as_str)
+}
+
 /// Builds.
 pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildError> {
     let Request {
@@ -99,9 +114,7 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         sinks,
         warn,
     } = request;
-    let check_override = inputs
-        .first()
-        .and_then(|inputs| inputs.build_args.get("BUILDKIT_DOCKERFILE_CHECK").cloned());
+    let checks = inputs.first().and_then(check_override).map(str::to_owned);
     let Site {
         store,
         client,
@@ -111,7 +124,7 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
     let resolver = Resolver::new(store.clone(), client.clone(), events.clone(), pull, layouts);
     let resolver = Arc::new(resolver);
     let plans = plan_all(&resolver, &dockerfile, inputs).await?;
-    check(&dockerfile, &plans, check_override.as_deref(), &warn)?;
+    check(&dockerfile, &plans, checks.as_deref(), &warn)?;
     plans
         .iter()
         .try_for_each(|plan| check_entitlements(plan, &allowed))?;
@@ -186,15 +199,7 @@ async fn plan_all(
 ) -> Result<Vec<Plan>, BuildError> {
     let mut plans = Vec::new();
     for mut inputs in inputs {
-        plans.push(
-            resolver
-                .plan(dockerfile, &mut inputs)
-                .await
-                .map_err(|error| match error {
-                    PlanError::Dockerfile(diagnostics) => BuildError::Dockerfile(diagnostics),
-                    PlanError::Image { span, error } => BuildError::Step { span, error },
-                })?,
-        );
+        plans.push(resolver.plan(dockerfile, &mut inputs).await?);
     }
     Ok(plans)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use lapstrake_cache::{DiffId, Digest, Store};
+use lapstrake_frontend::Answer;
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
 use lapstrake_frontend::image::{ImageConfig, ImageRef, Platform};
@@ -77,16 +78,31 @@ impl Resolver {
         }
     }
 
-    /// Lowers `dockerfile`, fetching the configs that it needs, in parallel, as often as it asks.
+    /// Lowers `dockerfile`, fetching the configs that it needs.
     pub(crate) async fn plan(
         self: &Arc<Self>,
         dockerfile: &Dockerfile,
         inputs: &mut Inputs,
     ) -> Result<Plan, PlanError> {
+        let ask = |inputs: &Inputs| {
+            Ok(match lapstrake_frontend::lower(dockerfile, inputs)? {
+                Lowered::Ready(plan) => Answer::Ready(*plan),
+                Lowered::Need(wanted) => Answer::Need(wanted),
+            })
+        };
+        self.answer(inputs, ask).await
+    }
+
+    /// Asks until there is an answer, fetching the configs that are wanted for it, in parallel, each time.
+    pub(crate) async fn answer<T>(
+        self: &Arc<Self>,
+        inputs: &mut Inputs,
+        ask: impl Fn(&Inputs) -> Result<Answer<T>, Vec<Diagnostic>>,
+    ) -> Result<T, PlanError> {
         loop {
-            match lapstrake_frontend::lower(dockerfile, inputs).map_err(PlanError::Dockerfile)? {
-                Lowered::Ready(plan) => return Ok(*plan),
-                Lowered::Need(wanted) => {
+            match ask(inputs).map_err(PlanError::Dockerfile)? {
+                Answer::Ready(answer) => return Ok(answer),
+                Answer::Need(wanted) => {
                     for (wanted, pin) in self.pin_all(wanted).await? {
                         inputs
                             .images

@@ -410,13 +410,13 @@ fn limits(args: &BuildArgs) -> Result<Limits, Invalid> {
     })
 }
 
+/// `--check` is short for `--call=check`; beside a `--call` that says more it adds nothing.
 fn call(args: &BuildArgs) -> Result<Call, Invalid> {
-    let text = if args.report.check == Some(true) {
-        "check"
-    } else {
-        args.report.call.as_deref().unwrap_or("build")
-    };
-    of("call", Call::parse(text))
+    let text = args.report.call.as_deref().unwrap_or("build");
+    match of("call", Call::parse(text))? {
+        Call::Build if args.report.check == Some(true) => of("check", Call::parse("check")),
+        call => Ok(call),
+    }
 }
 
 #[cfg(test)]

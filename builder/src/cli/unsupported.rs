@@ -1,7 +1,7 @@
 //! Flags of `docker buildx build` that are known but not supported: each is refused with a reason, none is ignored.
 
 use super::args::BuildArgs;
-use super::cache::{Attestation, Call};
+use super::cache::Attestation;
 use super::values::Invalid;
 
 /// The flag, when it is refused, and what to do instead.
@@ -48,21 +48,6 @@ const UNSUPPORTED: &[Row] = &[
         "--cache-to",
         |a| any(&a.cache.cache_to),
         "caches are not exported yet; share the store with --root instead",
-    ),
-    (
-        "--call",
-        |a| {
-            a.report
-                .call
-                .as_deref()
-                .is_some_and(|text| Call::parse(text) != Ok(Call::Build))
-        },
-        "only builds are supported yet",
-    ),
-    (
-        "--check",
-        |a| a.report.check == Some(true),
-        "Dockerfiles are not checked yet without building them",
     ),
     (
         "--isolation",

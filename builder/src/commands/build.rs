@@ -18,9 +18,7 @@ use super::{Surroundings, output, settings};
 use crate::build::{BuildError, Built, Request, Site, build};
 use crate::cli::{BuildOptions, ProgressMode, SecretSource as NamedSecret, SshSpec};
 use crate::events::Events;
-use crate::progress::{
-    Display, Excerpt, Failure, Summary, Warning, render_failure, render_warnings,
-};
+use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings};
 use crate::registry::Client;
 use crate::secrets::{SecretSource, Secrets};
 
@@ -29,41 +27,46 @@ const STOPPED: u8 = 130;
 
 /// Builds, and reports.
 pub(super) fn run(surroundings: &Surroundings, options: &BuildOptions) -> ExitCode {
-    let prepared = Prepared::new(surroundings, options);
-    let (prepared, display) =
-        match prepared.and_then(|prepared| Ok((prepared, show(surroundings, options)?))) {
-            Ok(both) => both,
-            Err(error) => {
-                super::report(&error);
-                return ExitCode::FAILURE;
-            }
-        };
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let work = |prepared, events| whole(prepared, options, events);
+    match carry_out(surroundings, options, work) {
+        Ok((outcome, summary)) => conclude(options, surroundings.debug, outcome, &summary),
+        Err(error) => {
+            super::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prepares, and does `work` while its progress is shown.
+pub(super) fn carry_out<T, F: Future<Output = T>>(
+    surroundings: &Surroundings,
+    options: &BuildOptions,
+    work: impl FnOnce(Prepared, Events) -> F,
+) -> Result<(T, Summary)> {
+    let prepared = Prepared::new(surroundings, options)?;
+    let display = options
+        .progress
+        .start(surroundings.env, surroundings.start)
+        .context("start to show progress")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            super::report(&anyhow!(error).context("start the threads of the build"));
-            return ExitCode::FAILURE;
-        }
-    };
+        .context("start the threads of the build")?;
     let cancel = prepared.cancel.clone();
     let events = Events::new(display.feed());
     let outcome = runtime.block_on(async {
         tokio::spawn(stop_on_signal(cancel));
-        whole(prepared, options, events).await
+        work(prepared, events).await
     });
     runtime.shutdown_background();
-    let summary = display.finish();
-    conclude(options, surroundings.debug, outcome, &summary)
+    Ok((outcome, display.finish()))
 }
 
 /// What is made before any thread exists.
-struct Prepared {
-    store: Store,
-    client: Client,
+pub(super) struct Prepared {
+    pub(super) store: Store,
+    pub(super) client: Client,
     secrets: Secrets,
     settings: crate::ops::Settings,
     cancel: Cancel,
@@ -84,13 +87,20 @@ impl Prepared {
             cancel: Cancel::new().context("prepare to stop steps")?,
         })
     }
-}
 
-fn show(surroundings: &Surroundings, options: &BuildOptions) -> Result<Display> {
-    options
-        .progress
-        .start(surroundings.env, surroundings.start)
-        .context("start to show progress")
+    /// Reads the Dockerfile and opens the contexts.
+    pub(super) async fn read(&self, options: &BuildOptions, events: &Events) -> Result<Input> {
+        let step = events.begin("[internal] load build definition");
+        let (store, client, secrets, options) = (
+            self.store.clone(),
+            self.client.clone(),
+            self.secrets.clone(),
+            options.clone(),
+        );
+        let read = move || input::read(&store, &client, &secrets, &options);
+        let read = tokio::task::spawn_blocking(read).await;
+        step.end(read.map_err(|error| anyhow!(error)).and_then(|read| read))
+    }
 }
 
 /// The first SIGINT or SIGTERM stops the build in order, the second at once.
@@ -115,9 +125,9 @@ async fn stop_on_signal(cancel: Cancel) {
 }
 
 /// The Dockerfile, for excerpts.
-struct Source {
-    name: String,
-    text: String,
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) text: String,
 }
 
 /// How a build ended, with what is needed to tell of it.
@@ -127,25 +137,7 @@ struct Outcome {
 }
 
 async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Outcome {
-    let Prepared {
-        store,
-        client,
-        secrets,
-        settings,
-        cancel,
-    } = prepared;
-    let step = events.begin("[internal] load build definition");
-    let read = {
-        let (store, client, secrets, options) = (
-            store.clone(),
-            client.clone(),
-            secrets.clone(),
-            options.clone(),
-        );
-        tokio::task::spawn_blocking(move || input::read(&store, &client, &secrets, &options)).await
-    };
-    let read = read.map_err(|error| anyhow!(error)).and_then(|read| read);
-    let input = match step.end(read) {
+    let input = match prepared.read(options, &events).await {
         Ok(input) => input,
         Err(error) => {
             return Outcome {
@@ -154,6 +146,13 @@ async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Ou
             };
         }
     };
+    let Prepared {
+        store,
+        client,
+        secrets,
+        settings,
+        cancel,
+    } = prepared;
     let (text, parsed) = lapstrake_frontend::parse_bytes(&input.dockerfile);
     let source = Some(Source {
         name: input.name.clone(),
@@ -209,13 +208,8 @@ fn warner(events: &Events, source: Option<&Source>) -> Box<dyn Fn(&lint::Warning
     })
 }
 
-fn request(
-    options: &BuildOptions,
-    dockerfile: Dockerfile,
-    input: Input,
-    secrets: Secrets,
-    settings: crate::ops::Settings,
-) -> Result<Request> {
+/// What each platform is planned with.
+pub(super) fn inputs(options: &BuildOptions, input: &Input) -> Vec<Inputs> {
     let local = crate::build::local_platform();
     let implicit = options.platforms.is_empty();
     let platforms = if implicit {
@@ -237,9 +231,19 @@ fn request(
         implicit_platform: implicit,
         ignore: input.ignore.clone(),
     });
+    inputs.collect()
+}
+
+fn request(
+    options: &BuildOptions,
+    dockerfile: Dockerfile,
+    input: Input,
+    secrets: Secrets,
+    settings: crate::ops::Settings,
+) -> Result<Request> {
     Ok(Request {
         dockerfile,
-        inputs: inputs.collect(),
+        inputs: inputs(options, &input),
         contexts: input.contexts,
         layouts: input.layouts,
         secrets,
@@ -314,7 +318,7 @@ fn conclude(options: &BuildOptions, debug: bool, outcome: Outcome, summary: &Sum
     if options.progress != ProgressMode::Quiet {
         let _ = std::io::stderr().write_all(render_warnings(&summary.warnings, debug).as_bytes());
     }
-    let report = match result {
+    let error = match result {
         Ok(built) => match report_success(options, &built) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => {
@@ -322,16 +326,29 @@ fn conclude(options: &BuildOptions, debug: bool, outcome: Outcome, summary: &Sum
                 return ExitCode::FAILURE;
             }
         },
-        Err(BuildError::Cancelled) => {
-            let _ = writeln!(std::io::stderr(), "error: the build was stopped");
-            return ExitCode::from(STOPPED);
-        }
-        Err(BuildError::Dockerfile(diagnostics)) => render(source.as_ref(), &diagnostics),
-        Err(BuildError::Step { span, error }) => failure(source.as_ref(), summary, span, &error),
-        Err(BuildError::Other(error)) => failure(None, summary, None, &error),
+        Err(error) => error,
+    };
+    report_failure(source.as_ref(), summary, &error)
+}
+
+/// Tells the user why it failed; the exit status to end with.
+pub(super) fn report_failure(
+    source: Option<&Source>,
+    summary: &Summary,
+    error: &BuildError,
+) -> ExitCode {
+    let report = match error {
+        BuildError::Cancelled => "error: the build was stopped\n".to_owned(),
+        BuildError::Dockerfile(diagnostics) => render(source, diagnostics),
+        BuildError::Step { span, error } => failure(source, summary, *span, error),
+        BuildError::Other(error) => failure(None, summary, None, error),
     };
     let _ = std::io::stderr().write_all(report.as_bytes());
-    ExitCode::FAILURE
+    if matches!(error, BuildError::Cancelled) {
+        ExitCode::from(STOPPED)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn render(source: Option<&Source>, diagnostics: &[Diagnostic]) -> String {

@@ -1,6 +1,7 @@
 //! The commands, carried out.
 
 mod build;
+mod call;
 mod images;
 mod input;
 mod output;
@@ -15,7 +16,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use lapstrake_cache::Store;
 
-use crate::cli::{Command, Environment, Format, Invocation};
+use crate::cli::{Call, Command, Environment, Format, Invocation};
 use crate::progress::text;
 use crate::registry::{Client, Config, Mirror};
 
@@ -34,7 +35,10 @@ pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
         start,
     };
     if let Command::Build(options) = command {
-        return build::run(&surroundings, &options);
+        return match options.call {
+            Call::Build => build::run(&surroundings, &options),
+            Call::Describe { method, json } => call::run(&surroundings, &options, method, json),
+        };
     }
     match other(&surroundings, command) {
         Ok(()) => ExitCode::SUCCESS,

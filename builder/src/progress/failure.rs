@@ -96,7 +96,8 @@ impl Excerpt<'_> {
         (first, last)
     }
 
-    fn render(&self, out: &mut String) {
+    /// Writes the lines with those around them, below the place of the first.
+    pub fn render(&self, out: &mut String) {
         let (first, last) = self.marked();
         let around = if first == last { 2 } else { 1 };
         let _ = writeln!(

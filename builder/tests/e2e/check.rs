@@ -1,13 +1,173 @@
 //! What `--check` and `--call` say.
 
+use serde_json::json;
+
 use super::support::TestSpace;
 
+const SMELLS: &str = "\
+# the base of all
+ARG BASE=busybox
+FROM $BASE AS Build
+# MODE how fast
+ARG MODE=slow
+RUN --mount=type=secret,id=token,required --mount=type=ssh true
+
+# last ships it
+FROM scratch AS last
+COPY --from=build /bin/sh /sh
+CMD /sh $NONE
+";
+
 #[test]
-fn a_first_build() {
-    let space = TestSpace::with("FROM busybox\nCOPY a /b\nRUN cat /b > /c\n");
-    space.write("a", "hello\n");
-    let files = space.files(&["."]);
-    assert_eq!(files["c"], "hello\n");
-    let again = space.build(&["."]);
-    assert!(again.stderr.contains("CACHED"), "{}", again.stderr);
+fn a_check_finds_and_fails() {
+    let space = TestSpace::with(SMELLS);
+    let ended = space.run(&["build", "--check", "."]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let expected = "\
+Check complete, 2 warnings have been found!
+
+WARNING: StageNameCasing - https://docs.docker.com/go/dockerfile/rule/stage-name-casing/
+Stage name 'Build' should be lowercase
+Dockerfile:3
+--------------------
+   1 |     # the base of all
+   2 |     ARG BASE=busybox
+   3 | >>> FROM $BASE AS Build
+   4 |     # MODE how fast
+   5 |     ARG MODE=slow
+--------------------
+";
+    assert!(ended.text().starts_with(expected), "{}", ended.text());
+    assert!(
+        ended
+            .text()
+            .contains("\nWARNING: JSONArgsRecommended - https://")
+    );
+    let ended = space.run(&[
+        "build",
+        "--check",
+        "--target=last",
+        "--call=check,format=json",
+        ".",
+    ]);
+    assert_eq!(ended.code, Some(1));
+    let found = ended.json();
+    assert_eq!(found["sources"][0]["filename"], "Dockerfile");
+    let first = &found["warnings"][0];
+    assert_eq!(first["ruleName"], "StageNameCasing");
+    let here = json!({ "ranges": [{ "start": { "line": 3 }, "end": { "line": 3 } }] });
+    assert_eq!(first["location"], here);
+    assert!(found.get("buildError").is_none());
+}
+
+#[test]
+fn a_clean_file_passes_and_a_wrong_one_says_where() {
+    let space = TestSpace::with("FROM scratch\nCOPY a /\n");
+    let ended = space.run(&["build", "--check", "."]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(ended.text(), "Check complete, no warnings found.\n");
+    space.write("Dockerfile", "FROM scratch AS A\nCOPPY a /\n");
+    let ended = space.run(&["build", "--call=check,format=json", "."]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("Dockerfile:2:1"), "{}", ended.stderr);
+    let error = &ended.json()["buildError"];
+    assert_eq!(error["location"]["ranges"][0]["start"]["line"], 2);
+    // Warnings come even where an error keeps the build from being planned.
+    space.write("Dockerfile", "FROM scratch AS A\nEXPOSE x\n");
+    let ended = space.run(&["build", "--check", "."]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.text().contains("StageNameCasing"), "{ended:?}");
+    assert!(ended.stderr.contains("Dockerfile:2"), "{}", ended.stderr);
+    space.write("Dockerfile", "FROM nowhere:1\nCOPY a /\n");
+    let ended = space.run(&["build", "--check", "."]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("Dockerfile:1\n"), "{}", ended.stderr);
+}
+
+#[test]
+fn directives_choose_the_rules() {
+    let skip = "# check=skip=StageNameCasing\nFROM scratch AS A\nCOPY a /\n";
+    let space = TestSpace::with(skip);
+    assert_eq!(space.run(&["build", "--check", "."]).code, Some(0));
+    let replaced = "--build-arg=BUILDKIT_DOCKERFILE_CHECK=error=true";
+    space.write("a", "");
+    let ended = space.run(&["build", replaced, "."]);
+    assert_eq!(ended.code, Some(1));
+    let message = "lint violation found for rules: StageNameCasing";
+    assert!(ended.stderr.contains(message), "{}", ended.stderr);
+    let ended = space.run(&["build", "--check", replaced, "."]);
+    assert!(ended.text().contains("StageNameCasing") && ended.stderr.contains(message));
+}
+
+#[test]
+fn a_build_warns_once() {
+    let space = TestSpace::with("FROM scratch AS A\nCOPY a /\n");
+    space.write("a", "");
+    let ended = space.build(&["."]);
+    assert_eq!(
+        ended.stderr.matches("StageNameCasing").count(),
+        1,
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn targets() {
+    let space = TestSpace::with(SMELLS);
+    let ended = space.run(&["build", "--call=targets", "."]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert_eq!(
+        ended.text(),
+        "TARGET         DESCRIPTION\nbuild\nlast (default) ships it\n"
+    );
+    let found = space
+        .run(&["build", "--call=targets,format=json", "."])
+        .json();
+    let last = &found["targets"][1];
+    assert_eq!(last["name"], "last");
+    assert_eq!(last["default"], true);
+    assert_eq!(last["description"], "ships it");
+    assert_eq!(last["base"], "scratch");
+    assert_eq!(found["targets"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn an_outline() {
+    let space = TestSpace::with(SMELLS);
+    let ended = space.run(&["build", "--call=outline", "."]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let expected = "\
+TARGET:      last
+DESCRIPTION: ships it
+
+BUILD ARG   VALUE     DESCRIPTION
+BASE        busybox
+MODE        slow      how fast
+
+SECRET   REQUIRED
+token    true
+
+SSH       REQUIRED
+default
+
+";
+    assert_eq!(ended.text(), expected);
+    let arguments = [
+        "build",
+        "--call=outline,format=json",
+        "--build-arg=MODE=fast",
+        ".",
+    ];
+    let found = space.run(&arguments).json();
+    assert_eq!(found["args"][1]["value"], "fast");
+    assert_eq!(found["secrets"][0]["required"], true);
+    assert_eq!(found["ssh"][0]["name"], "default");
+    let ended = space.run(&["build", "--call=outline", "--target=nope", "."]);
+    assert_eq!(ended.code, Some(1));
+    assert!(
+        ended.stderr.contains("\"nope\" could not be found"),
+        "{}",
+        ended.stderr
+    );
 }

@@ -56,7 +56,7 @@ impl Default for TestSpace {
 
 impl TestSpace {
     /// An empty one.
-    pub fn new() -> Self {
+    pub fn empty() -> Self {
         let dir = TempDir::new().unwrap();
         std::fs::create_dir(dir.path().join("context")).unwrap();
         let base = base_images().host();
@@ -80,7 +80,7 @@ impl TestSpace {
 
     /// One with this Dockerfile.
     pub fn with(dockerfile: &str) -> Self {
-        let space = Self::new();
+        let space = Self::empty();
         space.write("Dockerfile", dockerfile);
         space
     }

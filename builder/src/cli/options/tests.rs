@@ -489,8 +489,6 @@ fn what_is_not_supported_is_refused_and_its_harmless_values_are_not() {
         &["--builder=remote"],
         &["--cache-from=a"],
         &["--cache-to", "type=local,dest=x"],
-        &["--call=outline"],
-        &["--check"],
         &["--isolation=hyperv"],
         &["--policy=filename=x"],
         &["--security-opt", "seccomp=unconfined"],
