@@ -48,12 +48,6 @@ impl Ended {
     }
 }
 
-impl Default for TestSpace {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl TestSpace {
     /// An empty one.
     pub fn empty() -> Self {
