@@ -1,8 +1,8 @@
 //! Control groups of a build and of its steps. Used by the keeper, which outlives every step.
 //!
 //! ```text
-//! <parent>/lapstrake-<pid of the builder>/confined/<n>   a step; confined has a device policy
-//!                                         open/<n>       a step that may do everything
+//! <parent>/lapstrake-<builder>/confined/<n>   a step; confined has a device policy
+//!                              open/<n>       a step that may do everything
 //! ```
 //!
 //! The parent is the builder's own group, so that bounds on the builder hold for its steps. In version 2 a group with
@@ -166,7 +166,7 @@ fn prepare(
 }
 
 impl Groups {
-    /// Finds the hierarchies; `builder` is the id of the process that the build runs for.
+    /// Finds the hierarchies; `builder` names the process that the build runs for: its pid namespace and its id.
     pub(crate) fn discover(builder: &str) -> Groups {
         let name = format!("{PREFIX}{builder}");
         let mut groups = Groups {
@@ -212,7 +212,7 @@ impl Groups {
             return Ok(None);
         }
         let parent = choose_parent(root.as_fd(), &own);
-        sweep(open(root.as_fd(), &parent)?.as_fd());
+        sweep(open(root.as_fd(), &parent)?.as_fd(), &self.name);
         // Now rather than when the first step waits for it.
         prepare(root.as_fd(), &parent, &self.name, true)?;
         Ok(Some(Unified {
@@ -302,7 +302,7 @@ impl Groups {
             mount::NOSUID | mount::NODEV | mount::NOEXEC,
         )?;
         let above = open(root.as_fd(), &own)?;
-        sweep(above.as_fd());
+        sweep(above.as_fd(), &self.name);
         let parent = make(above.as_fd(), &self.name)?;
         if controller == "cpuset" {
             inherit_cpuset(above.as_fd(), parent.as_fd())?;

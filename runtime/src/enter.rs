@@ -135,8 +135,12 @@ fn user_namespace() -> Result<Identity, Error> {
     let ranges = !uids.is_empty() && !gids.is_empty();
     let mapper = Mapper::fork(&uids, &gids, uid, gid)
         .map_err(|source| enter_error("start the mapping of ids", source))?;
-    sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)
-        .map_err(|source| enter_error("create a user namespace", source))?;
+    sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).map_err(|source| {
+        enter_error(
+            "create a user namespace (run as root, or allow them to ordinary users)",
+            source,
+        )
+    })?;
     if ranges && mapper.map() {
         let ids = mapped_ids().map_err(|source| enter_error("read /proc/self/uid_map", source))?;
         return Ok(Identity::Range { ids });
@@ -145,7 +149,12 @@ fn user_namespace() -> Result<Identity, Error> {
     write("/proc/self/setgroups", "deny".into())
         .and_then(|()| write("/proc/self/uid_map", format!("0 {uid} 1")))
         .and_then(|()| write("/proc/self/gid_map", format!("0 {gid} 1")))
-        .map_err(|source| enter_error("map the ids of a user namespace", source))?;
+        .map_err(|source| {
+            enter_error(
+                "map the ids of a user namespace (run as root, or allow them to ordinary users)",
+                source,
+            )
+        })?;
     Ok(Identity::Single)
 }
 
@@ -233,7 +242,8 @@ fn start_keeper() -> io::Result<OwnedFd> {
         None,
     )?;
     let program = unwritable_program()?;
-    let process = rustix::process::getpid().as_raw_nonzero().to_string();
+    let namespace = stat("/proc/self/ns/pid")?.st_ino;
+    let process = format!("{namespace}-{}", std::process::id());
     let argv = [CString::new(NAME)?, CString::new(process)?];
     if let Cloned::Child = sys::clone_process(libc::CLONE_NEWPID as u64, None)? {
         // Nothing may go wrong in the order: the socket's number is what the keeper knows.

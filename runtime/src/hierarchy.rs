@@ -10,7 +10,8 @@ use rustix::io::Errno;
 
 /// Those that this program sets bounds with.
 pub(crate) const CONTROLLERS: [&str; 4] = ["pids", "memory", "cpu", "cpuset"];
-/// What the name of a build's group starts with; the id of its process follows.
+/// What the name of a build's group starts with. The number of the builder's pid namespace follows, as an id of a process
+/// means nothing in another one, and its id.
 pub(crate) const PREFIX: &str = "lapstrake-";
 
 /// The directory that a `--cgroup-parent` names: a path, or a slice of systemd.
@@ -125,19 +126,19 @@ pub(crate) fn inherit_cpuset(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Re
     Ok(())
 }
 
-/// Removes groups of builders that do not exist any more.
-pub(crate) fn sweep(parent: BorrowedFd<'_>) {
+/// Removes groups of builders that do not exist any more; `own` is the name of this build's.
+pub(crate) fn sweep(parent: BorrowedFd<'_>, own: &str) {
     let Ok(entries) = Dir::read_from(parent) else {
         return;
     };
+    let prefix = own.trim_end_matches(|last: char| last.is_ascii_digit());
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy();
-        let Some(builder) = name.strip_prefix(PREFIX) else {
+        let Some(builder) = name.strip_prefix(prefix) else {
             continue;
         };
-        if builder.bytes().all(|byte| byte.is_ascii_digit())
-            && !Path::new("/proc").join(builder).exists()
-        {
+        let number = !builder.is_empty() && builder.bytes().all(|byte| byte.is_ascii_digit());
+        if number && !Path::new("/proc").join(builder).exists() {
             remove_build(parent, &name);
         }
     }

@@ -14,7 +14,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Gid, Uid, fchdir, pivot_root, umask};
 use serde::{Deserialize, Serialize};
 
-use crate::mount::{self, NODEV, NOEXEC, NOSUID, Overlay, PLAIN, RDONLY};
+use crate::mount::{self, NODEV, NOEXEC, NOSUID, PLAIN, RDONLY};
+use crate::overlay::{self, Overlay};
 use crate::plan::{STDERR, STDOUT, Slot, Step};
 use crate::target::{self, Shape, Stub, Targets};
 use crate::user::{self, User};
@@ -205,7 +206,7 @@ impl State {
                 scratch,
                 user_xattrs,
             } => {
-                let tree = view(&lowers, &source, &scratch, user_xattrs)?;
+                let tree = overlay::view_of(&lowers, &source, &scratch, user_xattrs)?;
                 mount::restrict(tree.as_fd(), if readonly { RDONLY | NODEV } else { NODEV })?;
                 self.attach(tree.as_fd(), &target)
             }
@@ -409,30 +410,6 @@ fn loopback() -> io::Result<()> {
         None,
     )?;
     sys::loopback_up(socket.as_fd())
-}
-
-fn view(
-    lowers: &[PathBuf],
-    source: &str,
-    scratch: &Path,
-    user_xattrs: bool,
-) -> io::Result<OwnedFd> {
-    let at = openat(
-        CWD,
-        scratch,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let [upper, work, empty] = ["upper", "work", "empty"].map(|name| scratch.join(name));
-    for name in ["upper", "work", "empty"] {
-        rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755))?;
-    }
-    let none = [empty];
-    let lowers = if lowers.is_empty() { &none } else { lowers };
-    let overlay = Overlay::open(lowers, Some((&upper, &work)), user_xattrs)?.mount(NODEV)?;
-    // Only what is attached can be cloned in part.
-    mount::attach(overlay.as_fd(), at.as_fd())?;
-    mount::clone_fd(mount::open_below(overlay.as_fd(), source)?.as_fd())
 }
 
 fn exec(socket: &OwnedFd, state: &State, argv: &[String], env: Vec<(String, String)>) -> i32 {

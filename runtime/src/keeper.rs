@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -182,7 +183,13 @@ fn try_start(
     };
     let devices_bounded =
         group.devices || request.group.as_ref().is_none_or(|wanted| !wanted.confined);
-    match sys::clone_process(request.namespaces, group.unified()) {
+    // Not every kernel has them; nothing depends on them.
+    let time = if Path::new("/proc/self/ns/time").exists() {
+        libc::CLONE_NEWTIME as u64
+    } else {
+        0
+    };
+    match sys::clone_process(request.namespaces | time, group.unified()) {
         Ok(Cloned::Child) => match group.join() {
             Ok(()) => init::main(socket, devices_bounded),
             Err(error) => {

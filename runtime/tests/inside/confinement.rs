@@ -99,7 +99,7 @@ fn capabilities_of_a_user(space: &Space) {
 }
 
 fn namespaces_are_its_own(space: &Space) {
-    for name in ["mnt", "pid", "ipc", "uts", "cgroup", "net"] {
+    for name in ["mnt", "pid", "ipc", "uts", "cgroup", "net", "time"] {
         let inside = sh(space, &format!("readlink /proc/self/ns/{name}"));
         let outside = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
         assert_ne!(inside, outside.display().to_string(), "{name}");
@@ -255,12 +255,26 @@ fn tasks_are_bounded(space: &Space) {
     spec.limits.pids = Some(20);
     let got = outcome(&spec);
     assert!(got.stderr.contains("can't fork"), "{got:?}");
+    // Everybody in the room, and it still ends at once.
+    let mut bomb = space.sh("bomb() { bomb | bomb & }; bomb; sleep 0.2");
+    bomb.limits.pids = Some(100);
+    let start = Instant::now();
+    outcome(&bomb);
+    assert!(start.elapsed() < Duration::from_secs(20));
     spec.limits.cpu_quota = Some(50_000);
     spec.limits.cpu_period = Some(100_000);
     spec.limits.cpu_shares = Some(512);
     spec.limits.cpuset_cpus = Some("0".into());
     spec.process.argv = vec!["nproc".into()];
     assert_eq!(outcome(&spec).ok(), "1");
+    // Refused by the keeper, while the plan is still on its way.
+    spec.limits.cpuset_cpus = Some("9999".into());
+    spec.process.env.push(("LONG".into(), "x".repeat(1 << 20)));
+    let message = refused(&spec);
+    assert!(
+        message.starts_with("make a control group: set cpuset.cpus to 9999: "),
+        "{message}"
+    );
 }
 
 fn a_group_below_a_given_one(_space: &Space) {

@@ -153,7 +153,7 @@ fn a_killed_builder_leaves_nothing(_space: &Space) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let group = format!("lapstrake-{}", builder.id());
+    let group = format!("-{}", builder.id());
     let mut ready = [0; 5];
     builder
         .stdout
@@ -170,7 +170,7 @@ fn a_killed_builder_leaves_nothing(_space: &Space) {
             running(SECONDS) - before,
             groups()
                 .into_iter()
-                .filter(|path| path.ends_with(&group))
+                .filter(|path| path.display().to_string().ends_with(&group))
                 .count(),
         )
     };

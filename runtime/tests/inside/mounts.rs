@@ -1,10 +1,11 @@
 //! Every kind of mount, and that nothing of it remains in the layer.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use lapstrake_runtime::{Access, MountKind, RunSpec, view};
+use lapstrake_runtime::{Access, MountKind, RunSpec, view, writable_view};
 
 use crate::Test;
 use crate::support::{Needs, Space, bind, file, mount, outcome, refused, sh};
@@ -535,12 +536,24 @@ fn detached_views(space: &Space) {
         layer(space, &[("a", "2")]),
     ];
     let read = |lowers: &[PathBuf], name: &str| {
-        use std::os::fd::AsRawFd;
         let view = view(lowers).unwrap();
         fs::read_to_string(format!("/proc/self/fd/{}/{name}", view.as_raw_fd())).ok()
     };
     assert_eq!(read(&lowers, "a").as_deref(), Some("2"));
     assert_eq!(read(&lowers, "b").as_deref(), Some("1"));
     assert_eq!(read(&lowers[..1], "a").as_deref(), Some("1"));
+    // Whiteouts do not show, even where there is nothing below.
+    let mut spec = space.sh("rm /bin/false");
+    spec.root.lowers = vec![space.base()];
+    outcome(&spec).ok();
+    assert!(fs::symlink_metadata(spec.root.upper.join("bin/false")).is_ok());
+    let top = view(&[spec.root.upper]).unwrap();
+    assert!(fs::symlink_metadata(format!("/proc/self/fd/{}/bin/false", top.as_raw_fd())).is_err());
     assert_eq!(read(&[], "a"), None);
+    for lowers in [&lowers[..], &lowers[..1], &[]] {
+        let spec = space.sh("");
+        let view = writable_view(lowers, &spec.root.upper, &spec.root.work).unwrap();
+        fs::write(format!("/proc/self/fd/{}/new", view.as_raw_fd()), "").unwrap();
+        assert_eq!(tree(&spec.root.upper), ["new"]);
+    }
 }
