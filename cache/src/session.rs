@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, mkdirat, openat};
+use rustix::fs::{
+    FlockOperation, IFlags, Mode, OFlags, flock, ioctl_getflags, ioctl_setflags, mkdirat, openat,
+};
 use rustix::io::Errno;
 
 use crate::error::At;
@@ -41,6 +43,7 @@ impl Session {
                 made => made.at("create", &path)?,
             }
             if let Some(dir) = Self::lock(&tmp, &name) {
+                spread(&dir);
                 let count = AtomicU64::new(0);
                 return Ok(Self {
                     path,
@@ -65,7 +68,9 @@ impl Session {
 
     /// A name that is not in use.
     pub(crate) fn fresh_name(&self) -> (CString, PathBuf) {
-        let name = self.count.fetch_add(1, Ordering::Relaxed).to_string();
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        // Unlike those of other processes, for the sake of `spread`.
+        let name = format!("{}-{count}", self.name.to_string_lossy());
         let path = self.path.join(&name);
         (c_string(&name), path)
     }
@@ -140,6 +145,15 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed now is removed with the session's folder.
         let _ = remove::remove_all(self.store.temp_dir(), &self.name);
+    }
+}
+
+/// Asks the file system to lay out each scratch folder for itself, away from the others, as it does for home
+/// directories. Without it ext4 puts all of them close together, and files of one build have to find room between
+/// those of another that were just removed: measured with 16,000 files, ten times the cost. Best effort.
+fn spread(dir: &OwnedFd) {
+    if let Ok(flags) = ioctl_getflags(dir) {
+        let _ = ioctl_setflags(dir, flags | IFlags::TOPDIR);
     }
 }
 

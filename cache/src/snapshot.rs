@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::At;
 use crate::layer::diff::{Against, Diff};
 use crate::layer::lower::Lowers;
-use crate::layer::stream;
+use crate::layer::stream::{self, Want};
 use crate::lease::Leased;
 use crate::store::{LAYERS, c_string, create_file};
 use crate::{Content, DiffId, Error, Result, Scratch, Store, dir};
@@ -156,7 +156,7 @@ impl Store {
         let root = dir::open(&upper).at("open", &upper)?;
         let against = Against::Lowers(Lowers::new(&lowers));
         let diff = Diff::new(&upper, against)?;
-        let summary = stream::run(diff, &upper, &root, &mut std::io::sink())?;
+        let summary = stream::run(diff, &upper, &root, Want::Digests, &mut std::io::sink())?;
         let facts = Facts {
             content: summary.content,
             size: summary.size,
@@ -176,7 +176,7 @@ impl Store {
         let path = self.layer_dir(diff_id);
         let root = dir::open(&path).at("open", &path)?;
         let diff = Diff::new(&path, Against::Nothing)?;
-        let summary = stream::run(diff, &path, &root, out)?;
+        let summary = stream::run(diff, &path, &root, Want::Tar, out)?;
         if summary.diff_id == *diff_id {
             return Ok(summary.size);
         }

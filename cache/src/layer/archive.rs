@@ -107,7 +107,8 @@ impl<'a> Archive<'a> {
                 .map_err(|error| Failure::refused(error.to_string()))?;
             let (consumed, header) = match event {
                 ParseEvent::NeedData { min_bytes } => {
-                    min = min_bytes.max(min + 1);
+                    // More than it has seen; what it asks for may be less.
+                    min = min_bytes.max(input.len() + 1);
                     continue;
                 }
                 ParseEvent::End { .. } => return Ok(None),

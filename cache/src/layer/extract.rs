@@ -14,8 +14,9 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{At, shown};
 use crate::escape::escape;
 use crate::layer::archive::{self, Archive};
+use crate::layer::metadata::Failure;
 use crate::layer::source::{BLOCK, Block, Source, read_block};
-use crate::layer::unpack::{Failure, Meaning, Unpacked, Unpacker};
+use crate::layer::unpack::{Meaning, Unpacked, Unpacker};
 use crate::snapshot::{Facts, Layer, Omitted};
 use crate::{Content, DiffId, Digest, Error, Result, Store, dir};
 

@@ -6,6 +6,8 @@
 
 use crate::meta::{Kind, Meta};
 
+use crate::xattr::Xattrs;
+
 use super::{Body, Entry, whiteout};
 
 /// Tars are made of blocks of this size.
@@ -22,16 +24,16 @@ const ZEROS: [u8; BLOCK] = [0; BLOCK];
 
 /// Writes the header of an entry, with all that must come before it. An opaque directory is followed by
 /// its marker.
-pub(crate) fn write(out: &mut Vec<u8>, entry: &Entry) {
+pub(crate) fn write(out: &mut Vec<u8>, entry: &Entry, xattrs: &Xattrs) {
     match &entry.body {
         Body::Whiteout => write_marker(out, &whiteout::deletion(&entry.path)),
         Body::Dir { opaque } => {
-            write_one(out, entry);
+            write_one(out, entry, xattrs);
             if *opaque {
                 write_marker(out, &whiteout::opaque(&entry.path));
             }
         }
-        _ => write_one(out, entry),
+        _ => write_one(out, entry, xattrs),
     }
 }
 
@@ -43,12 +45,9 @@ pub(crate) fn pad(out: &mut Vec<u8>, size: u64) {
     }
 }
 
-fn write_one(out: &mut Vec<u8>, entry: &Entry) {
+fn write_one(out: &mut Vec<u8>, entry: &Entry, xattrs: &Xattrs) {
     let Entry {
-        path,
-        meta,
-        body,
-        xattrs,
+        path, meta, body, ..
     } = entry;
     let mut name = path.clone();
     if meta.is_dir() {
@@ -73,7 +72,7 @@ fn write_one(out: &mut Vec<u8>, entry: &Entry) {
     let mut records = fields.records();
     // A link has the attributes of the file that it names.
     if !matches!(body, Body::HardLink(_)) {
-        for (name, value) in xattrs.iter().flatten() {
+        for (name, value) in xattrs {
             records.push(([b"SCHILY.xattr.", name.as_slice()].concat(), value.clone()));
         }
     }

@@ -15,6 +15,7 @@ pub(crate) mod diff;
 pub(crate) mod extract;
 pub(crate) mod header;
 pub(crate) mod lower;
+pub(crate) mod metadata;
 pub(crate) mod source;
 pub(crate) mod stream;
 pub(crate) mod unpack;

@@ -9,11 +9,10 @@
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
@@ -36,8 +35,18 @@ const MAX_WORKERS: usize = 6;
 /// What a stream of entries came to.
 pub(crate) struct Summary {
     pub(crate) diff_id: DiffId,
+    /// Of no meaning where only the tar was wanted.
     pub(crate) content: Content,
     pub(crate) size: u64,
+}
+
+/// What is wanted of a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Both digests.
+    Digests,
+    /// The tar, whose content digest is known.
+    Tar,
 }
 
 /// Some tar bytes, and what they add to the content digest.
@@ -45,6 +54,26 @@ pub(crate) struct Summary {
 struct Chunk {
     tar: Vec<u8>,
     facts: Vec<u8>,
+}
+
+/// Chunks that were used and can be used again: new memory costs more than filling it.
+#[derive(Default)]
+struct Pool(Mutex<Vec<Chunk>>);
+
+impl Pool {
+    fn take(&self) -> Chunk {
+        let used = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        used.unwrap_or_default()
+    }
+
+    fn give(&self, mut chunk: Chunk) {
+        chunk.tar.clear();
+        chunk.facts.clear();
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(chunk);
+    }
 }
 
 /// Entries that are read together.
@@ -62,29 +91,33 @@ impl Job {
 
 /// Writes the tar of `entries`, whose files are below `path`, and hashes it.
 pub(crate) fn run(
-    entries: impl Iterator<Item = Result<Entry>> + Send,
+    mut entries: impl Iterator<Item = Result<Entry>> + Send,
     path: &Path,
     root: &OwnedFd,
+    want: Want,
     out: &mut dyn Write,
 ) -> Result<Summary> {
-    let mut entries = entries;
+    let pool = Pool::default();
     let mut sums = Sums {
         tar: Sha256::new(),
         content: blake3::Hasher::new(),
         size: 0,
         out,
+        pool: &pool,
     };
     let encoder = Encoder {
         path,
         root: root.as_fd(),
+        want,
+        pool: &pool,
     };
     let (first, more) = next_job(&mut entries)?;
     if more {
         parallel(first, entries, encoder, &mut sums)?;
     } else {
-        encoder.encode(&first, &mut |chunk| sums.add(&chunk).map(Some))?;
+        encoder.encode(&first, &mut |chunk| sums.add(chunk).map(Some))?;
     }
-    sums.add(&Chunk {
+    sums.add(Chunk {
         tar: header::END.to_vec(),
         facts: Vec::new(),
     })?;
@@ -148,7 +181,7 @@ fn parallel(
             scope.spawn(|| work(&job_receiver, encoder));
         }
         for chunk in order.iter().flatten() {
-            sums.add(&chunk?)?;
+            sums.add(chunk?)?;
         }
         Ok(())
     })
@@ -172,16 +205,17 @@ struct Sums<'a> {
     content: blake3::Hasher,
     size: u64,
     out: &'a mut dyn Write,
+    pool: &'a Pool,
 }
 
 impl Sums<'_> {
-    fn add(&mut self, chunk: &Chunk) -> Result<()> {
+    fn add(&mut self, chunk: Chunk) -> Result<()> {
         self.tar.update(&chunk.tar);
         self.content.update(&chunk.facts);
         self.size += chunk.tar.len() as u64;
-        self.out
-            .write_all(&chunk.tar)
-            .at("write the archive of", Path::new("a layer"))
+        let written = self.out.write_all(&chunk.tar);
+        self.pool.give(chunk);
+        written.at("write the archive of", Path::new("a layer"))
     }
 }
 
@@ -192,11 +226,13 @@ type Emit<'a> = dyn FnMut(Chunk) -> Result<Option<()>> + 'a;
 struct Encoder<'a> {
     path: &'a Path,
     root: BorrowedFd<'a>,
+    want: Want,
+    pool: &'a Pool,
 }
 
 impl Encoder<'_> {
     fn encode(self, job: &Job, emit: &mut Emit<'_>) -> Result<()> {
-        let mut chunk = Chunk::default();
+        let mut chunk = self.pool.take();
         for entry in &job.entries {
             if matches!(entry.body, Body::File) {
                 let done = self
@@ -209,14 +245,18 @@ impl Encoder<'_> {
                     return Ok(());
                 }
             } else {
-                header::write(&mut chunk.tar, entry);
-                write_facts(&mut chunk.facts, entry);
+                let none = Xattrs::new();
+                let xattrs = entry.xattrs.as_ref().unwrap_or(&none);
+                header::write(&mut chunk.tar, entry, xattrs);
+                if self.want == Want::Digests {
+                    write_facts(&mut chunk.facts, entry, xattrs);
+                }
             }
         }
         emit(chunk).map(|_| ())
     }
 
-    fn shown(self, entry: &Entry) -> std::path::PathBuf {
+    fn shown(self, entry: &Entry) -> PathBuf {
         self.path.join(shown(&entry.path))
     }
 
@@ -228,31 +268,31 @@ impl Encoder<'_> {
     ) -> Result<Option<()>, Failure> {
         let file = open_deep(self.root, &entry.path, OFlags::RDONLY | OFlags::NONBLOCK)?;
         let xattrs = Target::Open(file.as_fd()).kept()?;
-        let entry = Entry {
-            path: entry.path.clone(),
-            meta: entry.meta,
-            body: Body::File,
-            xattrs: Some(xattrs),
-        };
-        header::write(&mut chunk.tar, &entry);
+        header::write(&mut chunk.tar, entry, &xattrs);
+        let size = entry.meta.size;
         let mut hasher = blake3::Hasher::new();
-        let mut left = entry.meta.size;
+        let mut left = size;
         while left > 0 {
-            if chunk.tar.len() >= PIECE && emit(std::mem::take(chunk))?.is_none() {
-                return Ok(None);
+            if chunk.tar.len() >= PIECE {
+                let full = std::mem::replace(chunk, self.pool.take());
+                if emit(full)?.is_none() {
+                    return Ok(None);
+                }
             }
             let start = chunk.tar.len();
             let most = left.min(PIECE as u64) as usize;
-            chunk.tar.reserve_exact(most);
             read_piece(&file, &mut chunk.tar, most)?;
-            hasher.update(&chunk.tar[start..]);
-            left -= (chunk.tar.len() - start) as u64;
+            if self.want == Want::Digests {
+                hasher.update(&chunk.tar[start..]);
+            }
+            left -= most as u64;
         }
-        header::pad(&mut chunk.tar, entry.meta.size);
-        let digest = *hasher.finalize().as_bytes();
-        let held = Held::File(entry.meta.size, &digest);
-        let xattrs = entry.xattrs.unwrap_or_default();
-        facts::write(&mut chunk.facts, &entry.path, &entry.meta, &xattrs, &held);
+        header::pad(&mut chunk.tar, size);
+        if self.want == Want::Digests {
+            let digest = *hasher.finalize().as_bytes();
+            let held = Held::File(size, &digest);
+            facts::write(&mut chunk.facts, &entry.path, &entry.meta, &xattrs, &held);
+        }
         Ok(Some(()))
     }
 }
@@ -276,29 +316,21 @@ impl From<Error> for Failure {
 
 /// Appends exactly `most` bytes.
 fn read_piece(file: &OwnedFd, out: &mut Vec<u8>, most: usize) -> io::Result<()> {
-    let end = out.len() + most;
-    while out.len() < end {
-        let room = end - out.len();
-        let read = if out.capacity() - out.len() <= room {
-            rustix::io::read(file, spare_capacity(out))?
-        } else {
-            let start = out.len();
-            out.resize(end, 0);
-            let read = rustix::io::read(file, &mut out[start..]);
-            out.truncate(start + *read.as_ref().unwrap_or(&0));
-            read?
-        };
+    let mut at = out.len();
+    let end = at + most;
+    out.resize(end, 0);
+    while at < end {
+        let read = rustix::io::read(file, &mut out[at..end])?;
         if read == 0 {
             let text = "it became shorter while it was read";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
+        at += read;
     }
     Ok(())
 }
 
-fn write_facts(out: &mut Vec<u8>, entry: &Entry) {
-    let none = Xattrs::new();
-    let xattrs = entry.xattrs.as_ref().unwrap_or(&none);
+fn write_facts(out: &mut Vec<u8>, entry: &Entry, xattrs: &Xattrs) {
     let mut add = |held: Held<'_>| facts::write(out, &entry.path, &entry.meta, xattrs, &held);
     match &entry.body {
         Body::HardLink(target) => add(Held::HardLink(target)),

@@ -13,19 +13,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, chownat, fchmod, fchown, ftruncate, futimens, linkat, makedev,
-    mkdirat, mknodat, openat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Mode, OFlags, fchown, ftruncate, futimens, linkat, makedev, mkdirat,
+    mknodat, openat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
 use crate::facts::{self, Held};
-use crate::layer::archive::{self, Archive, Header, Item, clean};
+use crate::layer::archive::{Archive, Header, Item, clean};
+use crate::layer::metadata::{Failure, Metadata, Step, refused};
 use crate::layer::whiteout::{self, Mark, mark};
 use crate::meta::{Kind, Meta};
 use crate::place::{make_dirs_in_root, open_in_root};
 use crate::snapshot::{Omitted, group, user};
 use crate::store::create_file;
-use crate::xattr::{Target, Xattrs, is_kept};
+use crate::xattr::{Xattrs, is_kept};
 use crate::{OverlayXattrs, Time, dir, remove};
 
 /// So many directories are held open for the entries that follow.
@@ -40,35 +41,6 @@ pub(crate) enum Meaning {
     Files(Option<(u32, u32)>),
 }
 
-/// Why an entry could not be made.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    Archive(archive::Failure),
-    Refused(String),
-    System(&'static str, io::Error),
-}
-
-impl From<archive::Failure> for Failure {
-    fn from(failure: archive::Failure) -> Self {
-        Self::Archive(failure)
-    }
-}
-
-/// Names the step that failed.
-trait Step<T> {
-    fn step(self, action: &'static str) -> Result<T, Failure>;
-}
-
-impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
-    fn step(self, action: &'static str) -> Result<T, Failure> {
-        self.map_err(|error| Failure::System(action, error.into()))
-    }
-}
-
-fn refused<T>(reason: &str) -> Result<T, Failure> {
-    Err(Failure::Refused(reason.to_owned()))
-}
-
 /// Fills a directory from an archive.
 pub(crate) struct Unpacker<'a> {
     root: BorrowedFd<'a>,
@@ -79,7 +51,7 @@ pub(crate) struct Unpacker<'a> {
     /// Directories that entries needed but the archive does not list.
     implicit: BTreeSet<Vec<u8>>,
     facts: blake3::Hasher,
-    omitted: Omitted,
+    metadata: Metadata,
 }
 
 /// What became of an archive.
@@ -98,7 +70,10 @@ impl<'a> Unpacker<'a> {
             dir_times: Vec::new(),
             implicit: BTreeSet::new(),
             facts: blake3::Hasher::new(),
-            omitted: Omitted::default(),
+            metadata: Metadata {
+                lenient: matches!(meaning, Meaning::Files(_)),
+                ..Metadata::default()
+            },
         }
     }
 
@@ -120,7 +95,7 @@ impl<'a> Unpacker<'a> {
         let content = *self.facts.finalize().as_bytes();
         Ok(Unpacked {
             content,
-            omitted: self.omitted,
+            omitted: self.metadata.omitted,
             implicit: self.implicit,
         })
     }
@@ -170,7 +145,7 @@ impl<'a> Unpacker<'a> {
         }
         if self.is_layer() {
             let root = dir::open_child(self.root, c".").step("open")?;
-            self.set_metadata(root.as_fd(), header)?;
+            self.metadata.set(root.as_fd(), header)?;
             self.dir_times.push((Vec::new(), header.meta.mtime));
             self.add_facts(header, &Held::Dir);
         }
@@ -264,7 +239,7 @@ impl<'a> Unpacker<'a> {
             // It comes instead of something that hid what is below, and must hide it too.
             self.mark_opaque(&fd)?;
         }
-        self.set_metadata(fd.as_fd(), header)?;
+        self.metadata.set(fd.as_fd(), header)?;
         self.dir_times
             .push((header.path.clone(), header.meta.mtime));
         self.add_facts(header, &Held::Dir);
@@ -300,7 +275,7 @@ impl<'a> Unpacker<'a> {
                 ftruncate(&file, header.meta.size).step("write")?;
             }
         }
-        self.set_metadata(file.as_fd(), header)?;
+        self.metadata.set(file.as_fd(), header)?;
         futimens(&file, &header.meta.mtime.as_timestamps()).step("set the time of")?;
         let digest = *hasher.finalize().as_bytes();
         self.add_facts(header, &Held::File(header.meta.size, &digest));
@@ -351,7 +326,7 @@ impl<'a> Unpacker<'a> {
     ) -> Result<(), Failure> {
         self.make_room(parent, name, there)?;
         symlinkat(target, parent, name).step("create")?;
-        self.set_metadata_at(parent, name, header)?;
+        self.metadata.set_named(parent, name, header)?;
         self.add_facts(header, &Held::Symlink(target));
         Ok(())
     }
@@ -377,12 +352,12 @@ impl<'a> Unpacker<'a> {
         let mode = Mode::from_raw_mode(meta.mode);
         match mknodat(parent, name, kind, mode, makedev(meta.rdev.0, meta.rdev.1)) {
             Err(Errno::PERM) if meta.kind != Kind::Fifo => {
-                self.omitted.devices += 1;
+                self.metadata.omitted.devices += 1;
                 return Ok(());
             }
             made => made.step("create")?,
         }
-        self.set_metadata_at(parent, name, header)?;
+        self.metadata.set_named(parent, name, header)?;
         // There is no call that sets the mode of a name and does not follow it.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let node = openat(parent, name, flags, Mode::empty()).step("open")?;
@@ -407,62 +382,6 @@ impl<'a> Unpacker<'a> {
         // Paths that led through it lead elsewhere from now on.
         self.parents.clear();
         remove::remove_all(parent.as_fd(), name).step("replace")
-    }
-
-    /// Owner before attributes and mode: a change of owner clears capabilities and set-id bits.
-    fn set_metadata(&mut self, fd: BorrowedFd<'_>, header: &Header) -> Result<(), Failure> {
-        let (uid, gid) = (user(header.meta.uid), group(header.meta.gid));
-        let owned = fchown(fd, Some(uid), Some(gid));
-        self.note_owner(owned)?;
-        self.set_xattrs(Target::Open(fd), header)?;
-        fchmod(fd, Mode::from_raw_mode(header.meta.mode)).step("set the mode of")
-    }
-
-    fn set_metadata_at(
-        &mut self,
-        parent: &OwnedFd,
-        name: &CStr,
-        header: &Header,
-    ) -> Result<(), Failure> {
-        let (uid, gid) = (user(header.meta.uid), group(header.meta.gid));
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let owned = chownat(parent, name, Some(uid), Some(gid), flags);
-        self.note_owner(owned)?;
-        self.set_xattrs(Target::Named(parent.as_fd(), name), header)?;
-        let times = header.meta.mtime.as_timestamps();
-        utimensat(parent, name, &times, flags).step("set the time of")
-    }
-
-    /// In a user namespace there are owners that cannot be set.
-    fn note_owner(&mut self, owned: rustix::io::Result<()>) -> Result<(), Failure> {
-        match owned {
-            Err(Errno::INVAL | Errno::PERM) => {
-                self.omitted.owners += 1;
-                Ok(())
-            }
-            owned => owned.step("set the owner of"),
-        }
-    }
-
-    fn set_xattrs(&mut self, target: Target<'_>, header: &Header) -> Result<(), Failure> {
-        for (name, value) in &header.xattrs {
-            if !is_kept(name) && !name.starts_with(b"system.posix_acl_") {
-                continue;
-            }
-            let Err(error) = target.set(name, value) else {
-                continue;
-            };
-            let harmless = matches!(self.meaning, Meaning::Files(_))
-                || matches!(
-                    error.kind(),
-                    io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
-                );
-            if !harmless {
-                return Err(Failure::System("set an extended attribute of", error));
-            }
-            self.omitted.xattrs += 1;
-        }
-        Ok(())
     }
 
     fn add_facts(&mut self, header: &Header, held: &Held<'_>) {

@@ -1,0 +1,7 @@
+//! The crate's tests, in one program.
+#![allow(clippy::unwrap_used)]
+
+mod hostile;
+mod overlay;
+mod roundtrip;
+mod support;
