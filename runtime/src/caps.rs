@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set,
@@ -38,14 +39,7 @@ pub(crate) fn drop_to(user: &User, capabilities: Option<u64>) -> io::Result<()> 
     }
     // Otherwise changing the user would empty the permitted set before it is set to the wanted one.
     set_keep_capabilities(true)?;
-    // None where only one id is mapped: the kernel refuses the call there.
-    if !user.groups.is_empty() {
-        let gids: Vec<Gid> = user.groups.iter().map(|id| Gid::from_raw(*id)).collect();
-        set_thread_groups(&gids)?;
-    }
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    set_thread_res_gid(gid, gid, gid)?;
-    set_thread_res_uid(uid, uid, uid)?;
+    set_ids(user).map_err(|error| explain(user, error))?;
     set_keep_capabilities(false)?;
     if let Some(kept) = capabilities {
         let has = rustix::thread::capabilities(None)?.permitted;
@@ -66,6 +60,28 @@ pub(crate) fn drop_to(user: &User, capabilities: Option<u64>) -> io::Result<()> 
     Ok(())
 }
 
+fn set_ids(user: &User) -> rustix::io::Result<()> {
+    // None where only one id is mapped: the kernel refuses the call there.
+    if !user.groups.is_empty() {
+        let gids: Vec<Gid> = user.groups.iter().map(|id| Gid::from_raw(*id)).collect();
+        set_thread_groups(&gids)?;
+    }
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_res_uid(uid, uid, uid)
+}
+
+/// The one mistake that a user can make here.
+fn explain(user: &User, error: Errno) -> io::Error {
+    if error != Errno::INVAL {
+        return error.into();
+    }
+    io::Error::other(format!(
+        "user {} or a group of it has no id in this user namespace: give this account a range in /etc/subuid and /etc/subgid",
+        user.uid
+    ))
+}
+
 fn bound(kept: CapabilitySet) -> io::Result<()> {
     for bit in 0..64 {
         let one = CapabilitySet::from_bits_retain(1 << bit);
@@ -75,7 +91,7 @@ fn bound(kept: CapabilitySet) -> io::Result<()> {
         match remove_capability_from_bounding_set(one) {
             Ok(()) => {}
             // The first number that this kernel does not know.
-            Err(rustix::io::Errno::INVAL) => break,
+            Err(Errno::INVAL) => break,
             Err(error) => return Err(error.into()),
         }
     }

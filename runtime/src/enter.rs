@@ -10,6 +10,7 @@ use std::sync::{Mutex, OnceLock};
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fcntl_add_seals, fstat, memfd_create, stat};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::keeper::{self, NAME, SOCKET};
 use crate::mount::{self, RDONLY};
@@ -132,16 +133,19 @@ fn user_namespace() -> Result<Identity, Error> {
     let gid = rustix::process::getegid().as_raw();
     let uids = subordinate("/etc/subuid", uid);
     let gids = subordinate("/etc/subgid", uid);
-    let ranges = !uids.is_empty() && !gids.is_empty();
-    let mapper = Mapper::fork(&uids, &gids, uid, gid)
-        .map_err(|source| enter_error("start the mapping of ids", source))?;
+    let mapper = if uids.is_empty() || gids.is_empty() {
+        None
+    } else {
+        let forked = Mapper::fork(&uids, &gids, uid, gid);
+        Some(forked.map_err(|source| enter_error("start the mapping of ids", source))?)
+    };
     sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).map_err(|source| {
         enter_error(
             "create a user namespace (run as root, or allow them to ordinary users)",
             source,
         )
     })?;
-    if ranges && mapper.map() {
+    if mapper.is_some_and(Mapper::map) {
         let ids = mapped_ids().map_err(|source| enter_error("read /proc/self/uid_map", source))?;
         return Ok(Identity::Range { ids });
     }
@@ -161,6 +165,7 @@ fn user_namespace() -> Result<Identity, Error> {
 /// A process that stays outside of the new user namespace, where the mapping programs have their rights.
 struct Mapper {
     socket: OwnedFd,
+    process: OwnedFd,
 }
 
 impl Mapper {
@@ -172,20 +177,28 @@ impl Mapper {
             None,
         )?;
         let parent = rustix::process::getpid().as_raw_nonzero().get();
-        if let Cloned::Child = sys::clone_process(0, None)? {
-            drop(here);
-            let mapped = matches!(wire::take::<()>(&there), Ok(Some(_)))
-                && run_mapper("newuidmap", parent, uid, uids)
-                && run_mapper("newgidmap", parent, gid, gids);
-            let _ = wire::put(&there, &mapped, &[]);
-            sys::exit(0);
+        match sys::clone_process(0, None)? {
+            Cloned::Parent(process, _) => Ok(Mapper {
+                socket: here,
+                process,
+            }),
+            Cloned::Child => {
+                drop(here);
+                let mapped = matches!(wire::take::<()>(&there), Ok(Some(_)))
+                    && run_mapper("newuidmap", parent, uid, uids)
+                    && run_mapper("newgidmap", parent, gid, gids);
+                let _ = wire::put(&there, &mapped, &[]);
+                sys::exit(0)
+            }
         }
-        Ok(Mapper { socket: here })
     }
 
-    fn map(&self) -> bool {
-        wire::put(&self.socket, &(), &[]).is_ok()
-            && matches!(wire::take::<bool>(&self.socket), Ok(Some((true, _))))
+    /// Maps the ids of this process, which is in the new namespace by now.
+    fn map(self) -> bool {
+        let mapped = wire::put(&self.socket, &(), &[]).is_ok()
+            && matches!(wire::take::<bool>(&self.socket), Ok(Some((true, _))));
+        let _ = waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED);
+        mapped
     }
 }
 

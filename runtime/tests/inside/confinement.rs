@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lapstrake_runtime::{Exit, Security, Ulimit};
 
-use crate::support::{Needs, Space, outcome, refused, sh};
+use crate::support::{Needs, Space, bind, outcome, refused, sh};
 use crate::{Test, leaks};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -47,6 +47,11 @@ pub(crate) const TESTS: &[Test] = &[
         "a_group_below_a_given_one",
         Needs::Root,
         a_group_below_a_given_one,
+    ),
+    (
+        "other_users_than_there_are",
+        Needs::Nothing,
+        other_users_than_there_are,
     ),
     (
         "insecure_is_not_confined",
@@ -96,6 +101,15 @@ fn capabilities_of_a_user(space: &Space) {
     )
     .unwrap();
     assert_eq!(outcome(&spec).ok(), "0");
+}
+
+fn other_users_than_there_are(space: &Space) {
+    if space.identity == lapstrake_runtime::Identity::Single {
+        let mut spec = space.sh("true");
+        spec.process.user = "ann".into();
+        let message = refused(&spec);
+        assert!(message.contains("/etc/subuid"), "{message}");
+    }
 }
 
 fn namespaces_are_its_own(space: &Space) {
@@ -320,10 +334,27 @@ fn insecure_is_not_confined(space: &Space) {
     assert!(!output.contains("00000000a80425fb"), "{output}");
 }
 
+/// The argument that makes this program try to overwrite itself.
+pub(crate) const SELF_WRITE: &str = "self-write";
+
+/// Says why its own file cannot be opened for writing.
+pub(crate) fn write_to_self() {
+    let opened = std::fs::OpenOptions::new()
+        .write(true)
+        .truncate(true)
+        .open("/proc/self/exe");
+    println!("{:?}", opened.map(drop).map_err(|error| error.kind()));
+}
+
 fn own_program_cannot_be_written(space: &Space) {
-    // A program of the image that is this very program: the keeper's, before the command took its place.
-    let got = outcome(&space.spec(&["/proc/self/exe"]));
-    assert_ne!(got.exit, Exit::Code(0), "{got:?}");
+    // Before the command takes its place, the process is this program; the libraries let it run inside.
+    let mut spec = space.spec(&["/proc/self/exe", SELF_WRITE]);
+    for directory in ["/lib", "/lib64", "/usr/lib"] {
+        if std::path::Path::new(directory).exists() {
+            spec.mounts.push(bind(directory, directory, true));
+        }
+    }
+    assert_eq!(outcome(&spec).ok(), "Err(ReadOnlyFilesystem)");
     let before = std::fs::metadata(std::env::current_exe().unwrap())
         .unwrap()
         .modified()

@@ -81,7 +81,7 @@ fn steps_leave_nothing(space: &Space) {
         descriptors(),
         mounts(),
         children_of(std::process::id()),
-        groups().len(),
+        own_groups(),
     );
     for _ in 0..3 {
         outcome(&space.sh("sleep 60 & exit 1"));
@@ -107,10 +107,33 @@ fn steps_leave_nothing(space: &Space) {
             descriptors(),
             mounts(),
             children_of(std::process::id()),
-            groups().len()
+            own_groups()
         ),
         before
     );
+}
+
+/// How many directories this build's control groups have, all levels counted.
+fn own_groups() -> usize {
+    fn count(path: &Path) -> usize {
+        let inner = fs::read_dir(path).into_iter().flatten().flatten();
+        1 + inner
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| count(&entry.path()))
+            .sum::<usize>()
+    }
+    groups_of(std::process::id())
+        .iter()
+        .map(|path| count(path))
+        .sum()
+}
+
+fn groups_of(builder: u32) -> Vec<PathBuf> {
+    let end = format!("-{builder}");
+    groups()
+        .into_iter()
+        .filter(|path| path.display().to_string().ends_with(&end))
+        .collect()
 }
 
 /// Directories of control groups that builds made.
@@ -153,7 +176,7 @@ fn a_killed_builder_leaves_nothing(_space: &Space) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let group = format!("-{}", builder.id());
+    let id = builder.id();
     let mut ready = [0; 5];
     builder
         .stdout
@@ -165,15 +188,7 @@ fn a_killed_builder_leaves_nothing(_space: &Space) {
     builder.kill().unwrap();
     builder.wait().unwrap();
     let start = Instant::now();
-    let left = || {
-        (
-            running(SECONDS) - before,
-            groups()
-                .into_iter()
-                .filter(|path| path.display().to_string().ends_with(&group))
-                .count(),
-        )
-    };
+    let left = || (running(SECONDS) - before, groups_of(id).len());
     while left() != (0, 0) {
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", left());
         std::thread::sleep(Duration::from_millis(5));

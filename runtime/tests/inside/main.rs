@@ -32,6 +32,12 @@ fn main() {
         .skip(1)
         .filter(|arg| !arg.starts_with("--test"))
         .collect();
+    if args
+        .first()
+        .is_some_and(|arg| arg == confinement::SELF_WRITE)
+    {
+        return confinement::write_to_self();
+    }
     match lapstrake_runtime::enter() {
         Ok(_) if args.first().is_some_and(|arg| arg == leaks::HOLD) => leaks::hold(),
         Ok(_) if args.len() == 2 && args[0] == leaks::GROUP => leaks::in_group(&args[1]),

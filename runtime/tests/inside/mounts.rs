@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use lapstrake_runtime::{Access, MountKind, RunSpec, view, writable_view};
 
@@ -64,6 +65,11 @@ pub(crate) const TESTS: &[Test] = &[
         targets_that_are_refused,
     ),
     ("targets_stay_inside", Needs::Nothing, targets_stay_inside),
+    (
+        "targets_stay_inside_while_links_are_swapped",
+        Needs::Nothing,
+        targets_while_links_are_swapped,
+    ),
     ("a_socket_of_the_host", Needs::Nothing, a_socket_of_the_host),
     ("detached_views", Needs::Nothing, detached_views),
 ];
@@ -517,6 +523,39 @@ fn targets_stay_inside(space: &Space) {
         assert_eq!(tree(&canary), ["passwd"], "{target}");
         assert_eq!(fs::read_to_string(canary.join("passwd")).unwrap(), "canary");
     }
+}
+
+fn targets_while_links_are_swapped(space: &Space) {
+    let canary = space.fresh("canary");
+    let cache = space.fresh("cache");
+    fs::create_dir(cache.join("place")).unwrap();
+    symlink(&canary, cache.join("link")).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+            while !done.load(Ordering::Relaxed) {
+                let (place, link) = (cache.join("place"), cache.join("link"));
+                rustix::fs::renameat_with(
+                    rustix::fs::CWD,
+                    &place,
+                    rustix::fs::CWD,
+                    &link,
+                    exchange,
+                )
+                .unwrap();
+            }
+        });
+        for number in 0..100 {
+            let mut spec = space.sh("true");
+            spec.mounts.push(bind("/cache", &cache, false));
+            spec.mounts
+                .push(file(&format!("/cache/place/{number}/file"), "attack"));
+            let _ = crate::support::try_run(&spec);
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(tree(&canary).len(), 0);
 }
 
 fn a_socket_of_the_host(space: &Space) {

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
 use lapstrake_runtime::{Network, RESOLVER, RunSpec, prepare_network};
@@ -22,6 +24,9 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn no_network_but_loopback(space: &Space) {
     let script = "cd /sys/class/net; echo *; cat lo/operstate; ping -c 1 -W 1 127.0.0.1 | grep -c '1 packets received'";
+    let name = SocketAddr::from_abstract_name("lapstrake-canary").unwrap();
+    let _listener = UnixListener::bind_addr(&name);
+    assert_eq!(sh(space, "grep canary /proc/net/unix; true"), "");
     let output = sh(space, script);
     assert!(
         output.starts_with("lo\n") && output.ends_with("\n1"),
