@@ -29,17 +29,23 @@ pub(crate) fn open_child(parent: impl AsFd, name: &CStr) -> io::Result<OwnedFd> 
     Ok(openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
-/// The names in a directory, in the order of their bytes.
-pub(crate) fn sorted_names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
-    let mut names = names(dir)?;
+/// The names in a directory, in the order of their bytes. The descriptor must be fresh: it is read to its
+/// end, and cannot be read again.
+pub(crate) fn sorted_names(fresh: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = read_names(fresh)?;
     names.sort_unstable();
     Ok(names)
 }
 
 /// The names in a directory, in no particular order.
 pub(crate) fn names(dir: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    // The position is part of the descriptor, which others may be reading too.
+    read_names(open_child(dir, c".")?.as_fd())
+}
+
+fn read_names(fresh: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     let mut buffer = Vec::with_capacity(BUFFER);
-    let mut reader = RawDir::new(dir, buffer.spare_capacity_mut());
+    let mut reader = RawDir::new(fresh, buffer.spare_capacity_mut());
     let mut names = Vec::new();
     while let Some(entry) = reader.next() {
         let entry = entry?;

@@ -1,6 +1,8 @@
 //! The crate's tests, in one program.
 #![allow(clippy::unwrap_used)]
 
+mod crash;
+mod digests;
 mod hostile;
 mod overlay;
 mod roundtrip;

@@ -11,7 +11,9 @@ use lapstrake_cache::{DiffId, Digest, Error, Store};
 use proptest::prelude::*;
 use rustix::fs::FileType;
 
-use crate::support::{RawTar, have, layer, listing, mknod, run, set_xattr, store, tar_of, xattrs};
+use crate::support::{
+    RawTar, have, layer, listing, mknod, run, set_time, set_xattr, store, tar_of, xattrs,
+};
 
 /// What may stand under a name.
 #[derive(Clone, Debug)]
@@ -151,19 +153,6 @@ fn describe(path: &Path, made: &Made) {
         set_xattr(path, "user.test", value);
     }
     set_time(path, made.mtime);
-}
-
-fn set_time(path: &Path, secs: i64) {
-    let time = rustix::fs::Timespec {
-        tv_sec: secs,
-        tv_nsec: 0,
-    };
-    let times = rustix::fs::Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
-    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-    rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags).unwrap();
 }
 
 /// Gives every directory a time that does not depend on when it was filled.

@@ -106,6 +106,19 @@ pub(crate) fn set_xattr(path: &Path, name: &str, value: &[u8]) {
     rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty()).unwrap();
 }
 
+pub(crate) fn set_time(path: &Path, secs: i64) {
+    let time = rustix::fs::Timespec {
+        tv_sec: secs,
+        tv_nsec: 0,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags).unwrap();
+}
+
 pub(crate) fn mknod(path: &Path, kind: rustix::fs::FileType, major: u32, minor: u32) {
     let dev = rustix::fs::makedev(major, minor);
     let mode = rustix::fs::Mode::from_raw_mode(0o644);
