@@ -1,5 +1,6 @@
 //! The ops, for real: each is first turned into a key ([`Executor::prepare`]) and, when the store does not know that, worked.
 
+mod agent;
 mod copy;
 mod git;
 mod http;

@@ -8,6 +8,7 @@ use lapstrake_frontend::plan::{self, Mount as PlanMount, Run};
 use lapstrake_runtime::{Access, Exit, Mount, MountKind, Process, Root, RunSpec, Security};
 
 use super::Ops;
+use super::agent::Agent;
 use super::copy::MountSource;
 use crate::build::local_platform;
 use crate::engine::Task;
@@ -26,6 +27,7 @@ pub(crate) struct RunJob {
 struct Held {
     caches: Vec<CacheMount>,
     scratches: Vec<Scratch>,
+    agents: Vec<Agent>,
 }
 
 /// Runs the step on its base and commits what it changed.
@@ -191,14 +193,18 @@ impl Mounter<'_> {
                 target,
                 id,
                 required,
-                mode: _,
-                uid: _,
-                gid: _,
+                mode,
+                uid,
+                gid,
             } => {
                 self.env.push(("SSH_AUTH_SOCK".into(), target.clone()));
                 let Some(path) = self.ops.secrets.ssh_socket(id, *required)? else {
                     return Ok(None);
                 };
+                let scratch = self.ops.store.scratch()?;
+                let agent = Agent::start(scratch, &path, *mode, (*uid, *gid))?;
+                let path = agent.socket();
+                self.held.agents.push(agent);
                 (target, MountKind::Socket { path })
             }
         };
