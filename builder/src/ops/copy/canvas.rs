@@ -49,14 +49,15 @@ impl Canvas {
     pub(crate) fn over(lowers: &[PathBuf], active: &Active) -> Result<Self> {
         let base = lapstrake_runtime::view(lowers).context("show the base as one tree")?;
         let (upper, work) = (active.upper().to_path_buf(), active.work().to_path_buf());
-        let overlay = Overlay {
+        // Without a base there is nothing to merge with.
+        let overlay = (!lowers.is_empty()).then(|| Overlay {
             lowers: lowers.to_vec(),
             upper,
             work,
-        };
+        });
         Ok(Self {
             base: Some(base),
-            overlay: Some(overlay),
+            overlay,
             ..Self::alone(active.upper())?
         })
     }
