@@ -94,12 +94,15 @@ fn resolve(secrets: &Secrets, op: &Git) -> Result<Checkout> {
         .lines()
         .filter_map(|line| line.split_once('\t'))
         .collect();
+    // As for `git checkout`, a branch comes before a tag of the same name.
     let candidates = [
+        format!("{name}^{{}}"),
         name.to_owned(),
+        format!("refs/{name}^{{}}"),
+        format!("refs/{name}"),
+        format!("refs/heads/{name}"),
         format!("refs/tags/{name}^{{}}"),
         format!("refs/tags/{name}"),
-        format!("refs/heads/{name}"),
-        format!("refs/{name}"),
     ];
     let found = candidates
         .iter()
