@@ -1,6 +1,6 @@
 //! From a plan and the layers that were built to an image's config. JSON that has a digest is made once, here, and carried as bytes.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use lapstrake_cache::{Digest, Encoder, Hasher, Store};
 use lapstrake_frontend::image::{HistoryEntry, Platform};
 use lapstrake_frontend::plan::{OpId, Plan};
@@ -10,6 +10,8 @@ use crate::time;
 
 /// The comment of history entries that come from a Dockerfile; tools look for it.
 const COMMENT: &str = "buildkit.dockerfile.v0";
+/// The comment of entries for layers that no instruction made.
+const ADDED: &str = "buildkit.exporter.image.v0";
 
 /// An image of one platform: its config's bytes and its layers.
 #[derive(Debug, Clone)]
@@ -60,17 +62,8 @@ pub(crate) fn assemble<'a>(
             author: String::new(),
         });
     }
+    fit_history(&mut config.history, layers.layers.len(), &last);
     config.created = Some(last);
-    let filled = config
-        .history
-        .iter()
-        .filter(|entry| !entry.empty_layer)
-        .count();
-    ensure!(
-        config.history.is_empty() || filled == layers.layers.len(),
-        "the history has {filled} layers, the image {}",
-        layers.layers.len()
-    );
     let config = config.to_json();
     Ok(Image {
         platform: plan.platform.clone(),
@@ -78,6 +71,24 @@ pub(crate) fn assemble<'a>(
         config,
         layers: layers.clone(),
     })
+}
+
+/// Makes the history name as many layers as there are: base images and contexts that stages begin with may have none.
+fn fit_history(history: &mut Vec<HistoryEntry>, layers: usize, created: &str) {
+    let mut filled = 0;
+    for entry in history.iter_mut().filter(|entry| !entry.empty_layer) {
+        filled += 1;
+        entry.empty_layer = filled > layers;
+    }
+    let missing = HistoryEntry {
+        created: Some(created.to_owned()),
+        created_by: String::new(),
+        comment: ADDED.to_owned(),
+        empty_layer: false,
+        author: String::new(),
+    };
+    let count = layers.saturating_sub(filled);
+    history.extend(std::iter::repeat_n(missing, count));
 }
 
 fn created(fs: Option<&Fs>) -> Option<String> {
