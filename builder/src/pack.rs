@@ -1,7 +1,7 @@
 //! An image as blobs: its layers compressed, its manifest made. What was compressed once is kept in the store.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 
 use anyhow::{Context, Result};
 use lapstrake_cache::{DiffId, Digest, Encoder, Hasher, Key, Store};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::assemble::Image;
 use crate::compress::{Compression, compress};
-use crate::fs::{ChainLayer, Origin};
+use crate::fs::{ChainLayer, Origin, PulledLayer};
 use crate::oci::platform::PlatformSpec;
 use crate::oci::{Descriptor, Index, Manifest, media};
 use crate::parallel;
@@ -119,34 +119,63 @@ fn document(media_type: &str, bytes: Vec<u8>) -> Blob {
 }
 
 fn layer_blob(store: &Store, layer: &ChainLayer, packing: &Packing) -> Result<Blob> {
-    match layer {
-        ChainLayer::Built(built) => compressed(store, built.layer.diff_id, packing),
-        ChainLayer::Pulled(pulled) => {
-            let content = BlobContent::Remote(pulled.origin.clone());
-            let mut descriptor = Descriptor::new(
-                &pulled.descriptor.media_type,
-                pulled.descriptor.digest,
-                pulled.descriptor.size,
-            );
-            descriptor.media_type = retyped(&descriptor.media_type, packing.flavour);
-            let is_tar =
-                media::compression(&descriptor.media_type) == Some(media::Compression::None);
-            let local = is_tar && store.layer(&pulled.diff_id)?.is_some();
-            let wanted = packing.force || is_tar;
-            if wanted && local && packing.compression != Compression::None {
-                return compressed(store, pulled.diff_id, packing);
-            }
-            if local {
-                return Ok(Blob {
-                    descriptor,
-                    content: BlobContent::Layer(pulled.diff_id),
-                });
-            }
-            Ok(Blob {
-                descriptor,
-                content,
-            })
-        }
+    let pulled = match layer {
+        ChainLayer::Built(built) => return compressed(store, built.layer.diff_id, packing),
+        ChainLayer::Pulled(pulled) => pulled,
+    };
+    if is_own(store, pulled)? {
+        return compressed(store, pulled.diff_id, packing);
+    }
+    if must_change(store, pulled, packing)? {
+        return recompressed(store, pulled, packing);
+    }
+    let media_type = retyped(&pulled.descriptor.media_type, packing.flavour);
+    let descriptor = Descriptor::new(
+        &media_type,
+        pulled.descriptor.digest,
+        pulled.descriptor.size,
+    );
+    Ok(Blob {
+        descriptor,
+        content: BlobContent::Remote(pulled.origin.clone()),
+    })
+}
+
+/// Whether the store holds the layer as files and names it by its tar: so it keeps what was built here.
+fn is_own(store: &Store, pulled: &PulledLayer) -> Result<bool> {
+    let is_tar =
+        media::compression(&pulled.descriptor.media_type) == Some(media::Compression::None);
+    let stored = matches!(pulled.origin, Origin::Store);
+    Ok(is_tar && stored && store.layer(&pulled.diff_id)?.is_some())
+}
+
+/// Whether a layer that came compressed in one way must leave in another: its blob is needed for that.
+pub(crate) fn must_change(store: &Store, pulled: &PulledLayer, packing: &Packing) -> Result<bool> {
+    let has = media::compression(&pulled.descriptor.media_type);
+    Ok(packing.force && has != Some(kind(packing.compression)) && !is_own(store, pulled)?)
+}
+
+/// The layer's blob, which the store has, in the compression of `packing`.
+fn recompressed(store: &Store, pulled: &PulledLayer, packing: &Packing) -> Result<Blob> {
+    let digest = &pulled.descriptor.digest;
+    let record = compress_once(store, pulled.diff_id, packing.compression, |sink| {
+        let blob = store.open_blob(digest)?;
+        let blob = blob.with_context(|| format!("find blob {digest} in the store"))?;
+        std::io::copy(&mut crate::compress::decompress(blob)?, sink)?;
+        Ok(())
+    })?;
+    let media_type = layer_type(kind(packing.compression), packing.flavour);
+    Ok(Blob {
+        descriptor: Descriptor::new(media_type, record.digest, record.size),
+        content: BlobContent::Stored,
+    })
+}
+
+fn kind(compression: Compression) -> media::Compression {
+    match compression {
+        Compression::None => media::Compression::None,
+        Compression::Gzip(_) => media::Compression::Gzip,
+        Compression::Zstd(_) => media::Compression::Zstd,
     }
 }
 
@@ -177,12 +206,7 @@ struct CompressedRecord {
 }
 
 fn compressed(store: &Store, diff_id: DiffId, packing: &Packing) -> Result<Blob> {
-    let kind = match packing.compression {
-        Compression::None => media::Compression::None,
-        Compression::Gzip(_) => media::Compression::Gzip,
-        Compression::Zstd(_) => media::Compression::Zstd,
-    };
-    let media_type = layer_type(kind, packing.flavour);
+    let media_type = layer_type(kind(packing.compression), packing.flavour);
     if packing.compression == Compression::None {
         let size = store
             .layer(&diff_id)?
@@ -194,7 +218,8 @@ fn compressed(store: &Store, diff_id: DiffId, packing: &Packing) -> Result<Blob>
             content: BlobContent::Layer(diff_id),
         });
     }
-    let record = compress_once(store, diff_id, packing.compression)?;
+    let tar = |sink: &mut dyn Write| layer_tar(store, &diff_id, sink);
+    let record = compress_once(store, diff_id, packing.compression, tar)?;
     Ok(Blob {
         descriptor: Descriptor::new(media_type, record.digest, record.size),
         content: BlobContent::Stored,
@@ -202,7 +227,12 @@ fn compressed(store: &Store, diff_id: DiffId, packing: &Packing) -> Result<Blob>
 }
 
 /// Compresses a layer unless the store has the result; safe to call from many threads and processes at once.
-fn compress_once(store: &Store, diff_id: DiffId, how: Compression) -> Result<CompressedRecord> {
+fn compress_once(
+    store: &Store,
+    diff_id: DiffId,
+    how: Compression,
+    tar: impl FnOnce(&mut dyn Write) -> Result<()>,
+) -> Result<CompressedRecord> {
     let key = compressed_key(diff_id, how);
     if let Some(found) = find(store, &key)? {
         return Ok(found);
@@ -212,10 +242,7 @@ fn compress_once(store: &Store, diff_id: DiffId, how: Compression) -> Result<Com
         return Ok(found);
     }
     let mut blob = store.ingest()?;
-    compress(how, &mut blob, |sink| {
-        store.write_layer_tar(&diff_id, sink)?;
-        Ok(())
-    })?;
+    compress(how, &mut blob, tar)?;
     let (digest, size) = blob.commit()?;
     let record = CompressedRecord { digest, size };
     store.put_record(&key, &record)?;
@@ -225,7 +252,20 @@ fn compress_once(store: &Store, diff_id: DiffId, how: Compression) -> Result<Com
 /// Starts to compress a finished layer while later steps still run.
 pub(crate) fn compress_ahead(store: &Store, diff_id: DiffId, how: Compression) -> Result<()> {
     if how != Compression::None {
-        compress_once(store, diff_id, how)?;
+        compress_once(store, diff_id, how, |sink| layer_tar(store, &diff_id, sink))?;
+    }
+    Ok(())
+}
+
+/// Writes the tar of a layer: the one it came in where the store has that, otherwise made again of its files.
+fn layer_tar(store: &Store, diff_id: &DiffId, out: &mut dyn Write) -> Result<()> {
+    match store.open_blob(&diff_id.0)? {
+        Some(mut blob) => {
+            std::io::copy(&mut blob, out)?;
+        }
+        None => {
+            store.write_layer_tar(diff_id, out)?;
+        }
     }
     Ok(())
 }
@@ -262,7 +302,7 @@ fn layer_reader(store: &Store, diff_id: DiffId) -> Result<std::io::PipeReader> {
     let store = store.clone();
     std::thread::spawn(move || {
         // A reader that stops early breaks the pipe; one that reads on sees a short stream, which it checks by size.
-        let _ = store.write_layer_tar(&diff_id, &mut writer);
+        let _ = layer_tar(&store, &diff_id, &mut writer);
     });
     Ok(reader)
 }

@@ -18,8 +18,9 @@ pub(crate) use files::FilesTarget;
 use crate::assemble::Image;
 use crate::events::{Events, Step};
 use crate::fetch::fetch_blob;
+use crate::fs::{ChainLayer, Origin};
 use crate::oci::Descriptor;
-use crate::pack::{Blob, BlobContent, Flavour, Packed, Packing, index, pack};
+use crate::pack::{Blob, BlobContent, Flavour, Packed, Packing, index, must_change, pack};
 use crate::registry::Client;
 
 /// What sinks work with.
@@ -137,6 +138,7 @@ fn pack_all(
     images: &[Image],
     packing: &Packing,
 ) -> Result<(Vec<Packed>, Option<Blob>)> {
+    bring_what_changes(outlet, step, images, packing)?;
     step.status("exporting layers", 0, None, false);
     let packed: Vec<Packed> = images
         .iter()
@@ -147,17 +149,37 @@ fn pack_all(
     Ok((packed, index))
 }
 
+/// Fetches the layers that must be compressed in another way than they came in.
+fn bring_what_changes(
+    outlet: &Outlet,
+    step: &Step,
+    images: &[Image],
+    packing: &Packing,
+) -> Result<()> {
+    for layer in images.iter().flat_map(|image| &image.layers.layers) {
+        if let ChainLayer::Pulled(pulled) = layer
+            && must_change(&outlet.store, pulled, packing)?
+        {
+            fetch(outlet, step, &pulled.descriptor, &pulled.origin)?;
+        }
+    }
+    Ok(())
+}
+
+fn fetch(outlet: &Outlet, step: &Step, blob: &Descriptor, origin: &Origin) -> Result<()> {
+    let Outlet {
+        store,
+        client,
+        tokio,
+        events: _,
+    } = outlet;
+    fetch_blob(store, client, tokio, step, blob, origin)
+}
+
 /// Makes sure that the bytes of `blob` can be read here.
 fn bring(outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
     match &blob.content {
-        BlobContent::Remote(origin) => fetch_blob(
-            &outlet.store,
-            &outlet.client,
-            &outlet.tokio,
-            step,
-            &blob.descriptor,
-            origin,
-        ),
+        BlobContent::Remote(origin) => fetch(outlet, step, &blob.descriptor, origin),
         BlobContent::Bytes(_) | BlobContent::Stored | BlobContent::Layer(_) => Ok(()),
     }
 }
