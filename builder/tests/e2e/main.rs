@@ -6,4 +6,8 @@ pub mod registry;
 pub mod support;
 
 mod check;
+mod outputs;
+mod platforms;
 mod rebuild;
+mod sources;
+mod steps;

@@ -335,7 +335,7 @@ fn root_files(architecture: &str, foreign: Option<&str>) -> Vec<u8> {
         builder.append_data(&mut header, path, content).unwrap();
     }
     for applet in
-        "sh cat echo ls stat id grep sed sort mkdir rm touch wc test ulimit df hostname sleep"
+        "sh cat echo ln chmod ls stat id grep sed sort mkdir rm touch wc test ulimit df hostname sleep"
             .split(' ')
     {
         let mut header = header(tar::EntryType::Symlink, 0o777);

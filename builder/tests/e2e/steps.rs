@@ -1,0 +1,164 @@
+//! What RUN steps see: mounts, hosts, limits, heredocs.
+
+use std::os::unix::net::UnixListener;
+
+use super::support::TestSpace;
+
+#[test]
+fn mounts_of_every_type() {
+    let dockerfile = "\
+# syntax=docker/dockerfile:1
+FROM busybox AS tools
+RUN echo from-stage > /tool
+FROM busybox
+RUN --mount=type=bind,source=dir,target=/ctx --mount=from=tools,source=/tool,target=/t \\
+    cat /ctx/a /t > /bind; if touch /ctx/no 2>/dev/null; then exit 3; fi
+RUN --mount=type=bind,target=/ctx,rw echo new > /ctx/dir/new
+RUN --mount=type=cache,target=/cache,id=c echo one >> /cache/log; wc -l < /cache/log > /first
+RUN --mount=type=cache,target=/cache,id=c echo two >> /cache/log; wc -l < /cache/log > /second
+RUN --mount=type=tmpfs,target=/scratch,size=1m df -k /scratch | grep -c 1024 > /tmpfs; touch /scratch/x
+RUN --mount=type=secret,id=file,target=/etc/key,mode=0440,uid=1000,gid=1000 stat -c '%a %u %g' /etc/key > /secret
+RUN --mount=type=secret,id=file cat /run/secrets/file | wc -c >> /secret
+RUN --mount=type=secret,id=env,env=TOKEN test \"$TOKEN\" = hush && test ! -e /run/secrets/env && echo ok >> /secret
+RUN --mount=type=secret,id=none test ! -e /run/secrets/none
+RUN --mount=type=ssh test -S \"$SSH_AUTH_SOCK\" && stat -c '%a' \"$SSH_AUTH_SOCK\" > /ssh
+RUN ls -A /run/secrets /scratch /cache /ctx 2>/dev/null | wc -l > /left
+";
+    let space = TestSpace::with(dockerfile).env("TOKEN_HERE", "hush");
+    space.write("dir/a", "context\n");
+    space.write("../key", "sesame");
+    let socket = space.path("../agent");
+    let _agent = UnixListener::bind(&socket).unwrap();
+    let files = space.files(&[
+        "--secret=id=file,src=../key",
+        "--secret=id=env,env=TOKEN_HERE",
+        &format!("--ssh=default={}", socket.display()),
+        ".",
+    ]);
+    assert_eq!(files["bind"], "context\nfrom-stage\n");
+    assert_eq!((&*files["first"], &*files["second"]), ("1\n", "2\n"));
+    assert_eq!(files["tmpfs"], "1\n");
+    assert_eq!(files["secret"], "440 1000 1000\n6\nok\n");
+    assert_eq!(files["ssh"], "600\n");
+    assert!(!space.path("dir/new").exists());
+    let stubs = files
+        .keys()
+        .filter(|path| path.contains("secrets") || path.starts_with("ctx"));
+    assert_eq!(stubs.count(), 0, "{files:?}");
+}
+
+#[test]
+fn what_mounts_lack_is_an_error_with_its_line() {
+    for (mount, why) in [
+        (
+            "type=secret,id=gone,required=true",
+            "secret gone: not found",
+        ),
+        ("type=ssh,required=true", "ssh agent default: not found"),
+        ("type=bind,source=gone,target=/x", "\"/gone\": not found"),
+        ("type=bind,from=gone,target=/x", "gone"),
+        ("type=nope,target=/x", "nope"),
+        ("type=cache", "target"),
+    ] {
+        let space = TestSpace::with(&format!("FROM busybox\nRUN --mount={mount} true\n"));
+        let error = space.fails(&["."]);
+        assert!(
+            error.contains(why) && error.contains("Dockerfile:2"),
+            "{mount}: {error}"
+        );
+    }
+    let space = TestSpace::with("FROM busybox\n");
+    let error = space.fails(&["--secret=id=a,src=nowhere", "."]);
+    assert!(error.contains("--secret a"), "{error}");
+    let error = space.fails(&["--secret=id=a,env=NOWHERE", "."]);
+    assert!(error.contains("NOWHERE is not set"), "{error}");
+}
+
+#[test]
+fn hosts_and_limits() {
+    let dockerfile = "\
+FROM busybox
+RUN grep -w db /etc/hosts > /hosts
+RUN ulimit -n > /files; df -k /dev/shm | grep -c 131072 > /shm
+RUN --network=none ls /sys/class/net > /net
+";
+    let space = TestSpace::with(dockerfile);
+    let files = space.files(&[
+        "--add-host=db:10.1.2.3",
+        "--ulimit=nofile=512:1024",
+        "--shm-size=128m",
+        ".",
+    ]);
+    assert!(
+        files["hosts"].contains("10.1.2.3\tdb"),
+        "{}",
+        files["hosts"]
+    );
+    assert_eq!(
+        (&*files["files"], &*files["shm"], &*files["net"]),
+        ("512\n", "1\n", "lo\n")
+    );
+    assert!(
+        !files
+            .get("etc/hosts")
+            .is_some_and(|hosts| hosts.contains("db"))
+    );
+}
+
+#[test]
+fn heredocs() {
+    let dockerfile = "\
+FROM busybox
+ARG WHO=world
+RUN <<EOF
+set -e
+echo hello $WHO > /a
+EOF
+RUN <<'EOF' cat > /b
+$WHO
+EOF
+RUN <<EOF
+#!/bin/cat
+a script
+EOF
+COPY --chmod=755 --chown=1:2 <<one <<-\"two\" /files/
+$WHO
+one
+\t\t$WHO
+two
+ADD <<EOF /single
+  $WHO
+EOF
+";
+    let space = TestSpace::with(dockerfile);
+    let files = space.files(&["--build-arg=WHO=you", "."]);
+    assert_eq!((&*files["a"], &*files["b"]), ("hello you\n", "$WHO\n"));
+    assert_eq!(
+        (&*files["files/one"], &*files["files/two"]),
+        ("you\n", "$WHO\n")
+    );
+    assert_eq!(files["single"], "  you\n");
+}
+
+#[test]
+fn a_failing_step_names_its_line() {
+    let space = TestSpace::with("FROM busybox\n\nRUN echo before; \\\n    exit 7\n");
+    let error = space.fails(&["."]);
+    assert!(
+        error.contains("Dockerfile:3") && error.contains("exit code: 7"),
+        "{error}"
+    );
+    assert!(error.contains("before"), "{error}");
+    space.write("Dockerfile", "FROM busybox\nRUN --security=insecure true\n");
+    let error = space.fails(&["."]);
+    assert!(
+        error.contains("Dockerfile:2") && error.contains("--allow security.insecure"),
+        "{error}"
+    );
+    space.write("Dockerfile", "FROM busybox\nUSER nobody-here\nRUN true\n");
+    let error = space.fails(&["."]);
+    assert!(
+        error.contains("Dockerfile:3") && error.contains("nobody-here"),
+        "{error}"
+    );
+}
