@@ -237,7 +237,7 @@ impl Resolver {
             let offered: Vec<String> = index
                 .manifests
                 .iter()
-                .filter_map(|d| Some(oci::platform::shown(d.platform.as_ref()?)))
+                .filter_map(|d| Some(d.platform.as_ref()?.to_platform().to_string()))
                 .collect();
             bail!(
                 "{image} has no image for {platform}: it has {}",

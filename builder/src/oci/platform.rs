@@ -49,6 +49,19 @@ impl From<&Platform> for PlatformSpec {
     }
 }
 
+impl PlatformSpec {
+    /// What it says, without features and unknown members.
+    #[must_use]
+    pub fn to_platform(&self) -> Platform {
+        Platform {
+            os: self.os.clone(),
+            architecture: self.architecture.clone(),
+            variant: self.variant.clone(),
+            os_version: self.os_version.clone(),
+        }
+    }
+}
+
 /// The manifest of the index that serves `wanted` best: the same platform, else one that such a machine runs
 /// too (arm/v7 on arm64, amd64 without variant on amd64/v3). Of equals the first one wins.
 ///
@@ -56,95 +69,12 @@ impl From<&Platform> for PlatformSpec {
 #[must_use]
 pub fn select<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
     let candidates = index.manifests.iter().filter_map(|descriptor| {
-        let offered = descriptor.platform.as_ref()?;
-        Some((rank(offered, wanted)?, descriptor))
+        let offered = descriptor.platform.as_ref()?.to_platform();
+        Some((wanted.score(&offered)?, descriptor))
     });
     candidates
-        .min_by_key(|(rank, _)| *rank)
+        .min_by_key(|(score, _)| *score)
         .map(|(_, descriptor)| descriptor)
-}
-
-/// How far the offer is from the wish: 0 is exact, `None` does not run there.
-fn rank(offered: &PlatformSpec, wanted: &Platform) -> Option<usize> {
-    if offered.os != wanted.os {
-        return None;
-    }
-    if let (Some(offered), Some(wanted)) = (&offered.os_version, &wanted.os_version)
-        && offered != wanted
-    {
-        return None;
-    }
-    let offered = canonical(&offered.architecture, offered.variant.as_deref());
-    let wanted = canonical(&wanted.architecture, wanted.variant.as_deref());
-    runs(&wanted)
-        .iter()
-        .position(|candidate| *candidate == offered)
-}
-
-type Machine = (String, u32);
-
-/// Architecture and variant number, with the defaults filled in: amd64 is v1, arm64 v8, arm v7.
-fn canonical(architecture: &str, variant: Option<&str>) -> Machine {
-    let architecture = match architecture {
-        "x86_64" | "x86-64" => "amd64",
-        "aarch64" => "arm64",
-        "armhf" | "armel" => "arm",
-        "i386" => "386",
-        other => other,
-    };
-    let default = match architecture {
-        "amd64" => 1,
-        "arm64" => 8,
-        "arm" => 7,
-        _ => 0,
-    };
-    let number = variant.and_then(|v| {
-        v.strip_prefix('v')
-            .unwrap_or(v)
-            .split('.')
-            .next()?
-            .parse()
-            .ok()
-    });
-    (architecture.to_owned(), number.unwrap_or(default))
-}
-
-/// What a machine runs, best first: the order that containerd prefers.
-fn runs((architecture, variant): &Machine) -> Vec<Machine> {
-    let down_to = |name: &str, from: u32, to: u32| {
-        (to..=from)
-            .rev()
-            .map(|v| (name.to_owned(), v))
-            .collect::<Vec<_>>()
-    };
-    match architecture.as_str() {
-        "amd64" => [
-            down_to("amd64", (*variant).clamp(1, 4), 1),
-            vec![("386".into(), 0)],
-        ]
-        .concat(),
-        "arm64" => [
-            down_to("arm64", (*variant).clamp(8, 9), 8),
-            down_to("arm", 8, 5),
-        ]
-        .concat(),
-        "arm" => down_to("arm", (*variant).clamp(5, 8), 5),
-        _ => vec![(architecture.clone(), *variant)],
-    }
-}
-
-/// The platform as people write it.
-pub fn shown(platform: &PlatformSpec) -> String {
-    let mut text = format!("{}/{}", platform.os, platform.architecture);
-    if let Some(variant) = platform
-        .variant
-        .as_deref()
-        .filter(|variant| !variant.is_empty())
-    {
-        text.push('/');
-        text.push_str(variant);
-    }
-    text
 }
 
 #[cfg(test)]
