@@ -3,7 +3,7 @@
 //! Everything arrives as a value (contexts, secrets, the client, where progress goes), so that another front door than the
 //! command line can use it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -150,9 +150,9 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         .map(|(plan, places)| places[index(plan.result)])
         .collect();
     let graph = Graph::new(merged.nodes, &wanted);
-    let ahead = Ahead::new(&store, &sinks);
-    let solved = engine::solve(graph, Arc::new(ops), &store, &events, &cancel, &|fs| {
-        ahead.start(fs);
+    let ahead = Ahead::new(&store, &sinks, graph.layers_of(&wanted));
+    let solved = engine::solve(graph, Arc::new(ops), &store, &events, &cancel, &|id, fs| {
+        ahead.start(id, fs);
     })
     .await;
     let graph = match solved {
@@ -281,10 +281,12 @@ fn finish(
 struct Ahead {
     store: Store,
     how: Vec<crate::compress::Compression>,
+    /// The ops whose layers go into an image.
+    ops: HashSet<OpId>,
 }
 
 impl Ahead {
-    fn new(store: &Store, sinks: &[Sink]) -> Self {
+    fn new(store: &Store, sinks: &[Sink], ops: HashSet<OpId>) -> Self {
         let mut how: Vec<_> = sinks
             .iter()
             .filter_map(|sink| Some(sink.packing()?.compression))
@@ -293,10 +295,14 @@ impl Ahead {
         Self {
             store: store.clone(),
             how,
+            ops,
         }
     }
 
-    fn start(&self, fs: &Fs) {
+    fn start(&self, id: OpId, fs: &Fs) {
+        if !self.ops.contains(&id) {
+            return;
+        }
         let Fs::Layers(chain) = fs else { return };
         let Some(ChainLayer::Built(built)) = chain.layers.last() else {
             return;

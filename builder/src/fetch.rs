@@ -87,7 +87,7 @@ fn origin_key(digest: &Digest) -> Key {
 
 fn ingest(store: &Store, descriptor: &Descriptor, from: &mut dyn Read) -> Result<()> {
     let mut blob = store.ingest()?;
-    io::copy(&mut from.take(descriptor.size + 1), &mut blob)?;
+    io::copy(&mut from.take(descriptor.size.saturating_add(1)), &mut blob)?;
     Ok(blob.commit_as(&descriptor.digest, descriptor.size)?)
 }
 

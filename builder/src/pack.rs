@@ -1,7 +1,8 @@
 //! An image as blobs: its layers compressed, its manifest made. What was compressed once is kept in the store.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 use lapstrake_cache::{DiffId, Digest, Encoder, Hasher, Key, Store};
@@ -161,7 +162,7 @@ fn recompressed(store: &Store, pulled: &PulledLayer, packing: &Packing) -> Resul
     let record = compress_once(store, pulled.diff_id, packing.compression, |sink| {
         let blob = store.open_blob(digest)?;
         let blob = blob.with_context(|| format!("find blob {digest} in the store"))?;
-        std::io::copy(&mut crate::compress::decompress(blob)?, sink)?;
+        io::copy(&mut crate::compress::decompress(blob)?, sink)?;
         Ok(())
     })?;
     let media_type = layer_type(kind(packing.compression), packing.flavour);
@@ -261,7 +262,7 @@ pub(crate) fn compress_ahead(store: &Store, diff_id: DiffId, how: Compression) -
 fn layer_tar(store: &Store, diff_id: &DiffId, out: &mut dyn Write) -> Result<()> {
     match store.open_blob(&diff_id.0)? {
         Some(mut blob) => {
-            std::io::copy(&mut blob, out)?;
+            io::copy(&mut blob, out)?;
         }
         None => {
             store.write_layer_tar(diff_id, out)?;
@@ -287,7 +288,7 @@ fn compressed_key(diff_id: DiffId, how: Compression) -> Key {
 pub(crate) fn open(store: &Store, blob: &Blob) -> Result<Box<dyn Read + Send>> {
     let digest = &blob.descriptor.digest;
     Ok(match &blob.content {
-        BlobContent::Bytes(bytes) => Box::new(std::io::Cursor::new(bytes.clone())),
+        BlobContent::Bytes(bytes) => Box::new(io::Cursor::new(bytes.clone())),
         BlobContent::Layer(diff_id) => Box::new(layer_reader(store, *diff_id)?),
         BlobContent::Stored | BlobContent::Remote(_) => {
             let reader = store.open_blob(digest)?;
@@ -297,12 +298,34 @@ pub(crate) fn open(store: &Store, blob: &Blob) -> Result<Box<dyn Read + Send>> {
 }
 
 /// The tar of a layer as a stream: a thread writes it into a pipe.
-fn layer_reader(store: &Store, diff_id: DiffId) -> Result<std::io::PipeReader> {
-    let (reader, mut writer) = std::io::pipe()?;
+struct LayerReader {
+    pipe: io::PipeReader,
+    writer: Option<JoinHandle<Result<()>>>,
+}
+
+fn layer_reader(store: &Store, diff_id: DiffId) -> Result<LayerReader> {
+    let (pipe, mut out) = io::pipe()?;
     let store = store.clone();
-    std::thread::spawn(move || {
-        // A reader that stops early breaks the pipe; one that reads on sees a short stream, which it checks by size.
-        let _ = layer_tar(&store, &diff_id, &mut writer);
-    });
-    Ok(reader)
+    let writer = std::thread::spawn(move || layer_tar(&store, &diff_id, &mut out));
+    Ok(LayerReader {
+        pipe,
+        writer: Some(writer),
+    })
+}
+
+impl Read for LayerReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.pipe.read(buffer)?;
+        if read == 0
+            && !buffer.is_empty()
+            && let Some(writer) = self.writer.take()
+        {
+            // Only now is it known that the bytes were the layer's.
+            let written = writer
+                .join()
+                .map_err(|_| io::Error::other("the writer of a layer died"))?;
+            written.map_err(io::Error::other)?;
+        }
+        Ok(read)
+    }
 }

@@ -157,7 +157,48 @@ impl Resolver {
     }
 
     async fn fetch(&self, image: &ImageRef, platform: &Platform) -> Result<Pin> {
+        if let Some(pin) = self.stored(image, platform).await? {
+            return Ok(pin);
+        }
         let source = self.source(image).await?;
+        self.pin_source(image, platform, &source).await
+    }
+
+    /// The store's own image of that name comes first, as with `docker build`, unless it is for another platform or
+    /// `--pull` asks the registry.
+    async fn stored(&self, image: &ImageRef, platform: &Platform) -> Result<Option<Pin>> {
+        if self.pull || image.digest.is_some() {
+            return Ok(None);
+        }
+        let Some(digest) = self.store.ref_(&image.canonical())? else {
+            return Ok(None);
+        };
+        let bytes = self.store.read_blob(&digest, MAX_DOCUMENT)?;
+        let bytes = bytes.with_context(|| {
+            format!("the store lost the manifest {digest}: build the image again")
+        })?;
+        if let Document::Index(index) = manifest::parse(&bytes, None)?
+            && oci::platform::select(&index, platform).is_none()
+        {
+            return Ok(None);
+        }
+        let source = Source {
+            media_type: None,
+            bytes,
+            origin: Origin::Store,
+        };
+        let pin = self.pin_source(image, platform, &source).await?;
+        let fits = ImageConfig::from_json(&pin.config)
+            .is_ok_and(|config| platform.matches(&config.platform()));
+        Ok(fits.then_some(pin))
+    }
+
+    async fn pin_source(
+        &self,
+        image: &ImageRef,
+        platform: &Platform,
+        source: &Source,
+    ) -> Result<Pin> {
         let (digest, manifest) = match manifest::parse(&source.bytes, source.media_type.as_deref())?
         {
             Document::Manifest(manifest) => (Digest::of(&source.bytes), *manifest),
@@ -175,17 +216,10 @@ impl Resolver {
         })
     }
 
-    /// The manifest or index that `image` names now. The store's own images come first, as with `docker build`; `--pull`
-    /// asks the registry for those too.
+    /// The manifest or index that `image` names now.
     async fn source(&self, image: &ImageRef) -> Result<Source> {
         if let Some(layout) = self.layouts.get(&image.registry) {
             return layout_source(layout, image);
-        }
-        if !self.pull
-            && image.digest.is_none()
-            && let Some(digest) = self.store.ref_(&image.canonical())?
-        {
-            return self.stored_source(&digest);
         }
         let origin = Origin::Registry(image.clone());
         if let Some(digest) = &image.digest {
@@ -210,18 +244,6 @@ impl Resolver {
             media_type: Some(media_type),
             bytes,
             origin,
-        })
-    }
-
-    fn stored_source(&self, digest: &Digest) -> Result<Source> {
-        let bytes = self.store.read_blob(digest, MAX_DOCUMENT)?;
-        let bytes = bytes.with_context(|| {
-            format!("the store lost the manifest {digest}: build the image again")
-        })?;
-        Ok(Source {
-            media_type: None,
-            bytes,
-            origin: Origin::Store,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use lapstrake_frontend::git::GitUrl;
 use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::image::ImageRef;
 use lapstrake_frontend::plan::{Git, NamedContext};
+
+use rustix::fs::{self, Mode, OFlags};
 
 use crate::cli::{BuildOptions, ContextArg, ContextSource, DockerfileArg};
 use crate::context::{LocalContext, read_ignore};
@@ -178,31 +181,42 @@ fn archive_or_dockerfile(
     }
 }
 
-/// The Dockerfile of a context that was unpacked or checked out: its path is inside that context.
+/// The Dockerfile of a context that was unpacked or checked out: its path is inside that context, links and all.
 fn inner_dockerfile(
     client: &Client,
     file: &DockerfileArg,
     root: &Path,
 ) -> Result<(Vec<u8>, String)> {
     match file {
-        DockerfileArg::Default => Ok((default_dockerfile(root)?.0, "Dockerfile".to_owned())),
-        DockerfileArg::Path(path) => {
-            let inside = root.join(crate::paths::clean(path));
-            let real = std::fs::canonicalize(&inside)
-                .with_context(|| format!("read {}", path.display()))?;
-            ensure!(
-                real.starts_with(std::fs::canonicalize(root)?),
-                "{} leaves the context",
-                path.display()
-            );
-            Ok((read_file(&real)?, path.display().to_string()))
+        DockerfileArg::Default => {
+            let found = ["Dockerfile", "dockerfile"]
+                .into_iter()
+                .find(|name| root.join(name).symlink_metadata().is_ok());
+            let name = found
+                .context("there is no Dockerfile in the context: name another file with --file")?;
+            Ok((read_inside(root, Path::new(name))?, "Dockerfile".to_owned()))
         }
+        DockerfileArg::Path(path) => Ok((read_inside(root, path)?, path.display().to_string())),
         DockerfileArg::Stdin => Ok((
             read_limited(&mut std::io::stdin().lock())?,
             "Dockerfile".to_owned(),
         )),
         DockerfileArg::Url(url) => Ok((download(client, url)?, "Dockerfile".to_owned())),
     }
+}
+
+/// Reads a file of somebody else's tree; no link leads out of it.
+fn read_inside(root: &Path, path: &Path) -> Result<Vec<u8>> {
+    let shown = path.display();
+    let root = fs::open(root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+    let file = lapstrake_cache::open_in_root(root.as_fd(), path, flags);
+    let mut file = std::fs::File::from(file.with_context(|| format!("read {shown}"))?);
+    ensure!(
+        file.metadata()?.is_file(),
+        "read {shown}: it is not a regular file"
+    );
+    read_limited(&mut file).with_context(|| format!("read {shown}"))
 }
 
 /// A git repository, an archive or a single Dockerfile somewhere else.

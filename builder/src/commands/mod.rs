@@ -83,8 +83,10 @@ impl Surroundings<'_> {
             .context("find a place for the store: set HOME or give --root")
     }
 
+    /// The store. Only root of the build's namespaces sees the files of ordinary users' stores as they are.
     fn store(&self) -> Result<Store> {
         let root = self.root()?;
+        lapstrake_runtime::enter().context("enter namespaces")?;
         Store::open(&root).with_context(|| format!("open the store {}", root.display()))
     }
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use lapstrake_frontend::plan::Network;
 use lapstrake_runtime::{Limits, Ulimit};
 
 use crate::cli::{BuildOptions, HostAddress};
@@ -17,11 +18,15 @@ pub(super) fn settings(options: &BuildOptions) -> Result<Settings> {
             let address = match &entry.address {
                 HostAddress::Ip(address) => address.to_string(),
                 // Steps reach the host where the host reaches itself, unless they have a network of their own.
-                HostAddress::Gateway => "127.0.0.1".to_owned(),
+                HostAddress::Gateway if options.network == Network::Host => "127.0.0.1".to_owned(),
+                HostAddress::Gateway => bail!(
+                    "--add-host {}: steps do not reach the host from their own network: give --network=host too",
+                    entry.host
+                ),
             };
-            (entry.host.clone(), address)
+            Ok((entry.host.clone(), address))
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let mut host_names: Vec<String> = hosts.iter().map(|(name, _)| name.clone()).collect();
     host_names.sort_unstable();
     let limits = limits(options);

@@ -1,6 +1,6 @@
 //! The build graph and the state of each op. All changes of state go through [`Graph::set`].
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use lapstrake_frontend::plan::{Copy, CopySource, Mount, Node, Op, OpId, Run};
 
@@ -104,6 +104,23 @@ impl Graph {
             State::Done(fs) => Some(fs),
             _ => None,
         }
+    }
+
+    /// The ops that `results` are stacked on, themselves included.
+    pub(crate) fn layers_of(&self, results: &[OpId]) -> HashSet<OpId> {
+        let mut found = HashSet::new();
+        for result in results {
+            let mut next = Some(*result);
+            while let Some(id) = next.filter(|id| found.insert(*id)) {
+                next = match &self.nodes[index(id)].op {
+                    Op::Run(op) => Some(op.base),
+                    Op::Copy(op) => Some(op.base),
+                    Op::MakeDir(op) => Some(op.base),
+                    Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => None,
+                };
+            }
+        }
+        found
     }
 
     /// The node of an op.

@@ -43,8 +43,13 @@ impl Task {
 pub(crate) enum Prepared<Job> {
     /// A source: nothing has to be worked.
     Source(Fs),
-    /// A layer on `base`, known by `key`; `job` makes it.
-    Layer { key: Key, base: Chain, job: Job },
+    /// A layer on `base`, known by `key`; `job` makes it. `step` is a key of the op's definition alone, whatever it reads.
+    Layer {
+        key: Key,
+        step: Key,
+        base: Chain,
+        job: Job,
+    },
 }
 
 /// What executes ops: the real one of [`crate::ops`], or a scripted one in tests.
@@ -72,7 +77,7 @@ pub(crate) async fn solve<E: Executor>(
     store: &Store,
     events: &Events,
     cancel: &Cancel,
-    finished: &(dyn Fn(&Fs) + Sync),
+    finished: &(dyn Fn(OpId, &Fs) + Sync),
 ) -> Result<Graph, Box<Failure>> {
     let limit = parallel_steps();
     let mut running = JoinSet::new();
@@ -93,7 +98,7 @@ pub(crate) async fn solve<E: Executor>(
         match running.join_next().await {
             None => break,
             Some(Ok((id, Ok(fs)))) => {
-                finished(&fs);
+                finished(id, &fs);
                 graph.done(id, fs);
             }
             Some(Ok((id, Err(error)))) => {

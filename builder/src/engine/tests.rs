@@ -40,8 +40,11 @@ impl Executor for Script {
         let mut hasher = Hasher::new();
         hasher.field("base", &base.content().0);
         hasher.text("path", &op.path);
+        let mut step = Hasher::new();
+        step.text("user", &op.user);
         Ok(Prepared::Layer {
             key: hasher.finish(),
+            step: step.finish(),
             base,
             job: (),
         })
@@ -114,7 +117,7 @@ fn build(store: &Store, graph: Graph, script: Script) -> Outcome {
         store,
         &events,
         &Cancel::new().unwrap(),
-        &|_| (),
+        &|_, _| (),
     ));
     drop(events);
     display.finish();

@@ -48,9 +48,14 @@ fn work_started<E: Executor>(
     events: &Events,
     task: &Task,
 ) -> Result<Fs> {
-    let (key, base, job) = match executor.prepare(task)? {
+    let (key, step, base, job) = match executor.prepare(task)? {
         Prepared::Source(fs) => return Ok(fs),
-        Prepared::Layer { key, base, job } => (key, base, job),
+        Prepared::Layer {
+            key,
+            step,
+            base,
+            job,
+        } => (key, step, base, job),
     };
     if let Some(built) = find(store, task, &key)? {
         events.cached(task);
@@ -62,7 +67,7 @@ fn work_started<E: Executor>(
         return Ok(Fs::Layers(base.with(built)));
     }
     let layer = executor.run(task, job)?;
-    let built = settle(store, &base, layer)?;
+    let built = settle(store, &step, &base, layer)?;
     put(store, &key, &built)?;
     Ok(Fs::Layers(base.with(built)))
 }
@@ -103,11 +108,12 @@ fn put(store: &Store, key: &Key, built: &Built) -> Result<()> {
     )?)
 }
 
-/// Early cutoff: a step that was worked again and made what the store already has on this base yields the stored layer,
-/// so that nothing after it changes, times included.
-fn settle(store: &Store, base: &Chain, layer: Layer) -> Result<Built> {
+/// Early cutoff: a step that was worked again and made what it had made on this base before yields the stored layer, so
+/// that nothing after it changes, times included. Another step is never taken for it: it may have set the times itself.
+fn settle(store: &Store, step: &Key, base: &Chain, layer: Layer) -> Result<Built> {
     let mut hasher = Hasher::new();
     hasher.text("kind", "result");
+    hasher.field("step", &step.0);
     hasher.field("base", &base.content().0);
     hasher.field("content", &layer.content.0);
     let key = hasher.finish();

@@ -43,13 +43,15 @@ pub(super) fn prepare(ops: &Ops, op: &Git) -> Result<Prepared<Job>> {
         );
     }
     let mut hasher = hasher("git");
-    hasher.text("remote", remote);
+    hasher.text("remote", &redacted(remote));
     hasher.text("commit", &checkout.commit);
     hasher.optional("subdir", subdir.as_deref().map(str::as_bytes));
     hasher.flag("keep git dir", *keep_git_dir);
     hasher.flag("submodules", *submodules);
+    let key = hasher.finish();
     Ok(Prepared::Layer {
-        key: hasher.finish(),
+        key,
+        step: key,
         base: Chain::default(),
         job: Job::Git(checkout),
     })
@@ -175,7 +177,15 @@ fn check_out(secrets: &Secrets, op: &Git, job: &Checkout, scratch: &Scratch) -> 
             ],
         )?;
     }
-    if !op.keep_git_dir {
+    if op.keep_git_dir {
+        // The layer must not tell with which credentials it was fetched.
+        git(
+            secrets,
+            op,
+            here,
+            &["remote", "set-url", "origin", &redacted(&op.remote)],
+        )?;
+    } else {
         std::fs::remove_dir_all(repository.join(".git"))?;
     }
     match &op.subdir {

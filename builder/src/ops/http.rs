@@ -58,8 +58,10 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>
             .as_deref()
             .map(str::as_bytes),
     );
+    let key = hasher.finish();
     Ok(Prepared::Layer {
-        key: hasher.finish(),
+        key,
+        step: key,
         base: Chain::default(),
         job: Job::Http(fetched),
     })
@@ -186,7 +188,8 @@ async fn request(ops: &Ops, url: &str, known: Option<&Fetched>) -> Result<Respon
 /// The secrets HTTP_AUTH_HEADER_host and HTTP_AUTH_TOKEN_host, for the host that the Dockerfile names.
 fn authorization(ops: &Ops, target: &str, first: &str) -> Result<Option<String>> {
     let host = web::host(target)?;
-    if host != web::host(first)? {
+    let is_tls = |url: &str| url.starts_with("https://");
+    if host != web::host(first)? || is_tls(first) && !is_tls(target) {
         return Ok(None);
     }
     if let Some(value) = ops

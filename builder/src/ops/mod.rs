@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Context, Result, bail};
-use lapstrake_cache::{Encoder, Hasher, Key, Layer, Store};
+use lapstrake_cache::{Content, Encoder, Hasher, Key, Layer, Store};
 use lapstrake_frontend::plan::{Mount, Network, Op, OpId, Run, Sharing};
 use lapstrake_runtime::{Cancel, Limits, RESOLVER};
 
@@ -110,6 +110,9 @@ impl Settings {
     }
 }
 
+/// Stands for what an op reads where only its definition counts.
+const NOTHING: Content = Content([0; 32]);
+
 /// What `prepare` found out and `run` needs again.
 pub(crate) enum Job {
     Run(Chain, run::RunJob),
@@ -143,10 +146,14 @@ impl Executor for Ops {
             Op::Git(op) => git::prepare(self, op),
             Op::MakeDir(op) => {
                 let base = self.chain(task, op.base)?;
-                let mut hasher = hasher("workdir");
-                key::make_dir(&mut hasher, op, base.content());
+                let key = |base: Content| {
+                    let mut hasher = hasher("workdir");
+                    key::make_dir(&mut hasher, op, base);
+                    hasher.finish()
+                };
                 Ok(Prepared::Layer {
-                    key: hasher.finish(),
+                    key: key(base.content()),
+                    step: key(NOTHING),
                     base: base.clone(),
                     job: Job::MakeDir(base),
                 })
@@ -220,6 +227,9 @@ impl Ops {
     }
 
     fn prepare_run(&self, task: &Task, op: &Run) -> Result<Prepared<Job>> {
+        if let Some((name, _)) = op.devices.iter().find(|(_, required)| *required) {
+            bail!("device {name} is required, but devices are not supported yet");
+        }
         let base = self.chain(task, op.base)?;
         // Both in the order of the mounts, which is the order in which key and step take them.
         let mut sources = Vec::new();
@@ -238,17 +248,15 @@ impl Ops {
             sources.push(source);
             contents.push(content);
         }
-        let mut hasher = hasher("run");
-        key::run(
-            &mut hasher,
-            op,
-            &self.settings.visible,
-            base.content(),
-            &contents,
-        );
+        let key = |base: Content, contents: &[Content]| {
+            let mut hasher = hasher("run");
+            key::run(&mut hasher, op, &self.settings.visible, base, contents);
+            hasher.finish()
+        };
         let job = Job::Run(base.clone(), run::RunJob { sources });
         Ok(Prepared::Layer {
-            key: hasher.finish(),
+            key: key(base.content(), &contents),
+            step: key(NOTHING, &vec![NOTHING; contents.len()]),
             base,
             job,
         })

@@ -1,15 +1,16 @@
 //! RUN: a snapshot on the base, the step's mounts, the process, the commit.
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use lapstrake_cache::{CacheMount, Layer, Scratch};
-use lapstrake_frontend::plan::{self, Mount as PlanMount, Run};
+use lapstrake_frontend::plan::{self, Mount as PlanMount, Run, Sharing};
 use lapstrake_runtime::{Access, Exit, Mount, MountKind, Process, Root, RunSpec, Security};
 
-use super::Ops;
 use super::agent::Agent;
 use super::copy::MountSource;
+use super::{Ops, key_of};
 use crate::build::local_platform;
 use crate::engine::Task;
 use crate::fs::Chain;
@@ -25,7 +26,7 @@ pub(crate) struct RunJob {
 /// What must live as long as the step runs.
 #[derive(Default)]
 struct Held {
-    caches: Vec<CacheMount>,
+    caches: BTreeMap<String, CacheMount>,
     scratches: Vec<Scratch>,
     agents: Vec<Agent>,
 }
@@ -44,6 +45,7 @@ pub(super) fn run(ops: &Ops, task: &Task, run: &Run, base: &Chain, job: &RunJob)
     let mounts = mounter.all(run)?;
     let mut process = process(run);
     process.env.append(&mut mounter.env);
+    keep_last(&mut process.env);
     let network = ops.network(run.network);
     let resolv_conf = ops.settings.resolv_conf(&network);
     let spec = RunSpec {
@@ -86,6 +88,44 @@ fn process(run: &Run) -> Process {
         user: run.user.clone(),
         hostname: run.hostname.clone(),
     }
+}
+
+/// Caches with the same id but another origin, mode or owner are different caches, as in BuildKit.
+fn identity(mount: &PlanMount, seed: Option<&[PathBuf]>) -> String {
+    match mount {
+        PlanMount::Cache {
+            id,
+            source,
+            mode,
+            uid,
+            gid,
+            ..
+        } => {
+            format!("{id}\0{seed:?}\0{source}\0{mode:o}\0{uid}:{gid}")
+        }
+        _ => String::new(),
+    }
+}
+
+/// Of two mounts of one cache in a step the stricter sharing holds.
+fn strictness(sharing: Sharing) -> u8 {
+    match sharing {
+        Sharing::Shared => 0,
+        Sharing::Private => 1,
+        Sharing::Locked => 2,
+    }
+}
+
+/// Of equal names the last counts, as programs differ on which one they take.
+fn keep_last(env: &mut Vec<(String, String)>) {
+    let mut seen = HashSet::new();
+    let last: Vec<bool> = env
+        .iter()
+        .rev()
+        .map(|(name, _)| seen.insert(name.clone()))
+        .collect();
+    let mut last = last.into_iter().rev();
+    env.retain(|_| last.next().unwrap_or(true));
 }
 
 /// A command that ended with another status than 0 fails the step.
@@ -137,21 +177,27 @@ impl Mounter<'_> {
                 kind,
             });
         }
-        for mount in &run.mounts {
-            mounts.extend(self.one(mount)?);
+        let sources: Vec<Option<Vec<PathBuf>>> = run
+            .mounts
+            .iter()
+            .map(|mount| self.source_of(mount))
+            .collect::<Result<_>>()?;
+        self.open_caches(run, &sources)?;
+        for (mount, source) in run.mounts.iter().zip(sources) {
+            mounts.extend(self.one(mount, source)?);
         }
         Ok(mounts)
     }
 
-    fn one(&mut self, mount: &PlanMount) -> Result<Option<Mount>> {
+    fn one(&mut self, mount: &PlanMount, from: Option<Vec<PathBuf>>) -> Result<Option<Mount>> {
         let (target, kind) = match mount {
             PlanMount::Bind {
                 target,
                 source,
                 writable,
                 ..
-            } => (target, self.bind(source, *writable)?),
-            PlanMount::Cache { target, .. } => (target, self.cache(mount)?),
+            } => (target, self.bind(from, source, *writable)?),
+            PlanMount::Cache { target, .. } => (target, self.cache(mount, from.as_deref())?),
             PlanMount::Tmpfs { target, size } => (
                 target,
                 MountKind::Tmpfs {
@@ -197,7 +243,6 @@ impl Mounter<'_> {
                 uid,
                 gid,
             } => {
-                self.env.push(("SSH_AUTH_SOCK".into(), target.clone()));
                 let Some(path) = self.ops.secrets.ssh_socket(id, *required)? else {
                     return Ok(None);
                 };
@@ -214,13 +259,24 @@ impl Mounter<'_> {
         }))
     }
 
-    fn next_source(&mut self) -> Result<Vec<PathBuf>> {
-        let source = self.sources.next().context("a mount has no source")?;
-        source.lowers(self.ops, self.task)
+    /// The layers that a mount reads, if it reads any.
+    fn source_of(&mut self, mount: &PlanMount) -> Result<Option<Vec<PathBuf>>> {
+        match mount {
+            PlanMount::Bind { .. } | PlanMount::Cache { from: Some(_), .. } => {
+                let source = self.sources.next().context("a mount has no source")?;
+                source.lowers(self.ops, self.task).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
-    fn bind(&mut self, source: &str, writable: bool) -> Result<MountKind> {
-        let lowers = self.next_source()?;
+    fn bind(
+        &mut self,
+        from: Option<Vec<PathBuf>>,
+        source: &str,
+        writable: bool,
+    ) -> Result<MountKind> {
+        let lowers = from.context("a mount has no source")?;
         let access = if writable {
             Access::Discard
         } else {
@@ -237,13 +293,37 @@ impl Mounter<'_> {
         })
     }
 
-    /// A cache mount's directory; when it is new it is seeded from `from` or given its mode and owner.
-    fn cache(&mut self, mount: &PlanMount) -> Result<MountKind> {
+    /// Opens each cache of the step once, in the order of their names: steps that wait for each other's caches would wait
+    /// for ever otherwise.
+    fn open_caches(&mut self, run: &Run, sources: &[Option<Vec<PathBuf>>]) -> Result<()> {
+        let mut wanted: BTreeMap<String, (Sharing, usize)> = BTreeMap::new();
+        for (at, mount) in run.mounts.iter().enumerate() {
+            if let PlanMount::Cache { sharing, .. } = mount {
+                let entry = wanted
+                    .entry(identity(mount, sources[at].as_deref()))
+                    .or_insert((*sharing, at));
+                if strictness(*sharing) > strictness(entry.0) {
+                    entry.0 = *sharing;
+                }
+            }
+        }
+        for (identity, (sharing, at)) in wanted {
+            let cache =
+                self.open_cache(&identity, sharing, &run.mounts[at], sources[at].as_deref())?;
+            self.held.caches.insert(identity, cache);
+        }
+        Ok(())
+    }
+
+    /// Opens a cache; when it is new it is filled from its `from`, or given its mode and owner.
+    fn open_cache(
+        &self,
+        identity: &str,
+        sharing: Sharing,
+        mount: &PlanMount,
+        seed: Option<&[PathBuf]>,
+    ) -> Result<CacheMount> {
         let PlanMount::Cache {
-            id,
-            sharing,
-            readonly,
-            from,
             source,
             mode,
             uid,
@@ -251,32 +331,40 @@ impl Mounter<'_> {
             ..
         } = mount
         else {
-            bail!("not a cache mount");
+            bail!("not a cache mount")
         };
-        let seed = if from.is_some() {
-            Some(self.next_source()?)
-        } else {
-            None
-        };
-        // Caches with the same id but another origin, mode or owner are different caches, as in BuildKit.
-        let identity = format!("{id}\0{seed:?}\0{source}\0{mode:o}\0{uid}:{gid}");
         if self.task.node.ignore_cache {
-            self.ops.renew_cache_mount(&identity)?;
+            self.ops.renew_cache_mount(identity)?;
         }
+        // Nobody else sees it before it is filled.
+        let _lock = self
+            .ops
+            .store
+            .lock_key(&key_of("cache mount", &[identity.as_bytes()]), &mut || ())?;
         let found = self
             .ops
             .store
-            .cache_mount(&identity, super::sharing(*sharing))?;
+            .cache_mount(identity, super::sharing(sharing))?;
         if found.fresh() {
-            match &seed {
+            match seed {
                 Some(lowers) => super::copy::seed(lowers, source, found.path())?,
                 None => super::owner::give(found.path(), *mode, *uid, *gid)?,
             }
         }
-        let path = found.path().to_path_buf();
-        self.held.caches.push(found);
+        Ok(found)
+    }
+
+    fn cache(&self, mount: &PlanMount, seed: Option<&[PathBuf]>) -> Result<MountKind> {
+        let PlanMount::Cache { readonly, .. } = mount else {
+            bail!("not a cache mount")
+        };
+        let found = self
+            .held
+            .caches
+            .get(&identity(mount, seed))
+            .context("a cache was not opened")?;
         Ok(MountKind::Bind {
-            source: path,
+            source: found.path().to_path_buf(),
             readonly: *readonly,
         })
     }

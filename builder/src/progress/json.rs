@@ -113,7 +113,7 @@ impl<W: Write> Json<W> {
         let since = (self.epoch + at)
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        rfc3339(since)
+        crate::time::rfc3339(since.as_secs() as i64, since.subsec_nanos())
     }
 
     fn status_of(&mut self, event: &Event) -> Option<SolveStatus> {
@@ -278,28 +278,6 @@ impl<W: Write + Send> Progress for Json<W> {
     fn finish(&mut self, _now: Duration) {
         let _ = self.out.flush();
     }
-}
-
-/// A time since 1970 as RFC 3339 in UTC.
-fn rfc3339(since: Duration) -> String {
-    let seconds = since.as_secs();
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    // Days are counted from 1 March of the year 0, in eras of 400 years.
-    let days = seconds / 86_400 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let year = era * 400 + year_of_era + u64::from(month >= 10);
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let fraction = since.subsec_nanos();
-    let fraction = if fraction == 0 {
-        String::new()
-    } else {
-        format!(".{fraction:09}")
-    };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
 /// A name for the step that is unique in the build; clients only compare it.

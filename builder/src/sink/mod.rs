@@ -209,7 +209,8 @@ pub(crate) fn write_whole(
     temporary.push(name);
     temporary.push(format!(".{}", std::process::id()));
     let temporary = Temporary(folder.join(temporary));
-    let file = std::fs::File::create(&temporary.0).with_context(|| format!("create {shown}"))?;
+    let file =
+        std::fs::File::create_new(&temporary.0).with_context(|| format!("create {shown}"))?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
     write(&mut out)
         .and_then(|()| Ok(out.flush()?))

@@ -1,5 +1,6 @@
 //! Registries as a sink: blobs first, several at once, then manifests, then tags.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -54,6 +55,11 @@ pub(crate) fn push(
     let blobs: Vec<&Blob> = packed
         .iter()
         .flat_map(|image| image.layers.iter().chain([&image.config]))
+        .collect();
+    let mut seen = BTreeSet::new();
+    let blobs: Vec<&Blob> = blobs
+        .into_iter()
+        .filter(|blob| seen.insert(blob.descriptor.digest))
         .collect();
     parallel::map(&blobs, UPLOADS, |blob| push_blob(outlet, step, name, blob))?;
     let last = index.is_none();

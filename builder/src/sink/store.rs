@@ -18,6 +18,10 @@ pub(super) fn emit(
     names: &[ImageRef],
 ) -> Result<Emitted> {
     let (packed, index) = pack_all(outlet, step, images, &store_packing())?;
+    // Whoever uses the image later finds it whole, whatever the registries have by then.
+    for layer in packed.iter().flat_map(|image| &image.layers) {
+        bring(outlet, step, layer)?;
+    }
     let documents = packed
         .iter()
         .flat_map(|image| [&image.config, &image.manifest])

@@ -11,7 +11,7 @@ pub(crate) mod unpack;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lapstrake_cache::{Content, Encoder, Key, Layer, Time};
 use lapstrake_frontend::chmod::Changes;
 use lapstrake_frontend::ignore::Ignore;
@@ -20,9 +20,9 @@ use lapstrake_frontend::plan::{Chmod, Copy, CopySource, OpId};
 use self::canvas::Canvas;
 use self::earlier::Earlier;
 use self::place::{Metadata, ModeChange};
-use self::select::{Item, Pattern};
+use self::select::{How, Item, Pattern};
 use self::tree::Tree;
-use super::{Job, Ops, hasher, key, key_of};
+use super::{Job, NOTHING, Ops, hasher, key, key_of};
 use crate::context::LocalContext;
 use crate::engine::{Prepared, Task};
 use crate::fs::{Chain, Fs};
@@ -70,15 +70,26 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Copy) -> Result<Prepared<Job>
             }
         }
     }
-    let mut hasher = hasher("copy");
-    let on = (!op.link).then(|| base.content());
-    key::copy(&mut hasher, op, on, Content(all.finish().0));
+    let key = |base: Content, selection: Content| {
+        let mut hasher = hasher("copy");
+        key::copy(&mut hasher, op, (!op.link).then_some(base), selection);
+        if op
+            .sources
+            .iter()
+            .any(|source| matches!(source, CopySource::Inline { .. }))
+        {
+            let epoch = ops.settings.epoch.map(|epoch| epoch.to_string());
+            hasher.optional("epoch", epoch.as_deref().map(str::as_bytes));
+        }
+        hasher.finish()
+    };
     let job = CopyJob {
         base: base.clone(),
         selected,
     };
     Ok(Prepared::Layer {
-        key: hasher.finish(),
+        key: key(base.content(), Content(all.finish().0)),
+        step: key(NOTHING, NOTHING),
         base,
         job: Job::Copy(job),
     })
@@ -87,7 +98,11 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Copy) -> Result<Prepared<Job>
 fn pattern_of<'a>(op: &Copy, text: &'a str, excludes: Option<&'a Ignore>) -> Pattern<'a> {
     Pattern {
         text,
-        parents: op.parents,
+        how: if op.parents {
+            How::Parents
+        } else {
+            How::Wildcards
+        },
         excludes,
     }
 }
@@ -113,7 +128,7 @@ fn digest_source(
     match task.input(from)? {
         Fs::Local(context) => {
             let selected = select_in(context.tree()?, pattern)?;
-            let content = select::digest(&selected.tree, &selected.items)?;
+            let content = select::digest(&selected.tree, &selected.items, pattern.how)?;
             Ok((content, Some(selected)))
         }
         Fs::Layers(chain) => {
@@ -124,7 +139,7 @@ fn digest_source(
             let parts: [&[u8]; 4] = [
                 &chain.content().0,
                 pattern.text.as_bytes(),
-                &[u8::from(pattern.parents)],
+                &[pattern.how as u8],
                 excludes.as_bytes(),
             ];
             let memo = key_of("selection", &parts);
@@ -132,7 +147,7 @@ fn digest_source(
                 return Ok((content, None));
             }
             let selected = select_in(Tree::of_layers(&ops.materialise(task, chain)?)?, pattern)?;
-            let content = select::digest(&selected.tree, &selected.items)?;
+            let content = select::digest(&selected.tree, &selected.items, pattern.how)?;
             ops.store.put_record(&memo, &content)?;
             Ok((content, Some(selected)))
         }
@@ -283,7 +298,7 @@ pub(super) fn mount_source(
 fn literal(path: &str) -> Pattern<'_> {
     Pattern {
         text: path,
-        parents: false,
+        how: How::Literal,
         excludes: None,
     }
 }
@@ -308,7 +323,7 @@ impl MountSource {
 /// A local context, whole, as a chain of one layer: for a stage that starts from it.
 pub(super) fn whole_context(ops: &Ops, context: &LocalContext) -> Result<Chain> {
     let selected = select_in(context.tree()?, &literal(""))?;
-    let content = select::digest(&selected.tree, &selected.items)?;
+    let content = select::digest(&selected.tree, &selected.items, How::Literal)?;
     let layer = context_layer(ops, context, "", &content)?;
     Ok(Chain::default().with(crate::fs::Built {
         layer,
@@ -336,6 +351,10 @@ fn context_layer(
     let active = ops.store.snapshot(&[])?;
     let mut canvas = Canvas::alone(active.upper())?;
     let Selected { tree, items } = select_in(context.tree()?, &literal(path))?;
+    ensure!(
+        select::digest(&tree, &items, How::Literal)? == *content,
+        "the build context changed while the build read it: run the build again"
+    );
     let mut destination = format!("/{path}");
     if items.iter().any(Item::is_dir) {
         destination.push('/');

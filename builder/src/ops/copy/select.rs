@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use lapstrake_cache::{Content, Encoder, Entry, Hasher, Kind, Visit};
+use lapstrake_cache::{Content, Encoder, Entry, Hasher, Kind, Meta, Visit};
 use lapstrake_frontend::glob::Glob;
 use lapstrake_frontend::ignore::Ignore;
 
@@ -31,23 +31,34 @@ impl Item {
     }
 }
 
+/// How the text of a source is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// As COPY does: with wildcards, directories by what is in them.
+    Wildcards,
+    /// With `--parents`.
+    Parents,
+    /// As a path, nothing else; a directory counts with its own mode and owner. For mounts.
+    Literal,
+}
+
 /// How one source selects.
 pub(crate) struct Pattern<'a> {
     /// Relative to the tree's root; may hold wildcards.
     pub(crate) text: &'a str,
-    /// `--parents`.
-    pub(crate) parents: bool,
+    /// What it may be.
+    pub(crate) how: How,
     /// `--exclude`.
     pub(crate) excludes: Option<&'a Ignore>,
 }
 
 /// Resolves a pattern. A literal path that is not there is an error; a wildcard may match nothing.
 pub(crate) fn select(tree: &Tree, pattern: &Pattern) -> Result<Vec<Item>> {
-    if pattern.parents {
+    if pattern.how == How::Parents {
         return super::parents::select(tree, pattern);
     }
     let path = clean(Path::new(pattern.text));
-    if !has_wildcard(&path) {
+    if pattern.how == How::Literal || !has_wildcard(&path) {
         return Ok(vec![item(tree, &path, pattern)?]);
     }
     let mut items = Vec::new();
@@ -176,12 +187,16 @@ fn children(tree: &Tree, dir: &Path, glob: &Glob) -> Result<Vec<PathBuf>> {
 }
 
 /// Digests what a source selected: names, types, modes, owners, xattrs, link targets and bytes, but no times.
-pub(crate) fn digest(tree: &Tree, items: &[Item]) -> Result<Content> {
+pub(crate) fn digest(tree: &Tree, items: &[Item], how: How) -> Result<Content> {
     let mut hasher = Hasher::new();
     hasher.text("kind", "selection");
     hasher.list("items", items.len());
     for item in items {
         hasher.field("name", item.name.as_bytes());
+        if item.is_dir() && how == How::Literal {
+            let Meta { mode, uid, gid, .. } = item.entry.meta;
+            hasher.text("itself", &format!("{mode:o} {uid}:{gid}"));
+        }
         if item.is_dir() {
             hasher.field("tree", &tree.digest(&item.real, &item.below)?.0);
         } else {
