@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::At;
+use crate::index::{touch, touch_at};
 use crate::lease::Leased;
 use crate::store::{BLOBS, create_file};
 use crate::{Digest, Error, HashingReader, HashingWriter, Kind, Result, Store, dir};
@@ -20,7 +21,9 @@ impl Store {
     /// The size of a blob, if it is there. It will not be pruned while this process lives.
     pub fn has_blob(&self, digest: &Digest) -> Option<u64> {
         self.leases().take(Leased::Blob(*digest)).ok()?;
-        let found = dir::lookup(self.dir(), blob_name(digest)).ok()??;
+        let name = blob_name(digest);
+        let found = dir::lookup(self.dir(), &name).ok()??;
+        touch_at(self.dir(), &name, &found);
         (found.kind == Kind::File).then_some(found.size)
     }
 
@@ -34,6 +37,7 @@ impl Store {
             Err(Errno::NOENT) => return Ok(None),
             opened => opened.at("open", &path)?,
         };
+        touch(&file);
         let size = dir::stat(&file).at("stat", &path)?.size;
         Ok(Some(BlobReader {
             store: self.clone(),

@@ -20,7 +20,7 @@ use crate::error::At;
 use crate::lease::Leased;
 use crate::meta::Meta;
 use crate::session::lock_abandoned;
-use crate::store::{BLOBS, KEYS, LAYERS, LOCKS, MOUNTS, STATS, exclusive};
+use crate::store::{BLOBS, KEYS, LAYERS, LOCKS, MOUNTS, STATS, c_string, exclusive};
 use crate::{DiffId, Digest, Error, Key, Result, Store, Time, dir, mounts, remove};
 
 /// So many things are moved away while builds wait.
@@ -142,7 +142,7 @@ impl Store {
         self.list(
             Path::new(MOUNTS),
             &mut |name, dir, meta| {
-                let size = tree_size(dir, name).ok()?;
+                let size = mount_size(dir, name).ok()??;
                 Some(Item {
                     kept: Kept::CacheMount(from_hex(name)?),
                     size,
@@ -316,8 +316,12 @@ impl Roots {
     }
 }
 
-/// The bytes of all files in a tree.
-fn tree_size(parent: BorrowedFd<'_>, name: &str) -> io::Result<u64> {
-    let entries = crate::walk(parent, Path::new(name), &|_, _| crate::Visit::Take)?;
-    Ok(entries.iter().map(|entry| entry.meta.size).sum())
+/// The bytes of all files in a cache mount; none if there is no instance of it.
+fn mount_size(mounts: BorrowedFd<'_>, name: &str) -> io::Result<Option<u64>> {
+    let folder = dir::open_child(mounts, &c_string(name))?;
+    if mounts::instances(folder.as_fd())?.is_empty() {
+        return Ok(None);
+    }
+    let entries = crate::walk(folder.as_fd(), Path::new(""), &|_, _| crate::Visit::Take)?;
+    Ok(Some(entries.iter().map(|entry| entry.meta.size).sum()))
 }

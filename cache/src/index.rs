@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::At;
 use crate::store::{KEYS, LOCKS};
-use crate::{Error, Key, Result, Store, dir};
+use crate::{Error, Key, Meta, Result, Store, dir};
 
 /// A record that is read more than this after its last use is marked as used now.
 const TOUCH_AFTER: Duration = Duration::from_secs(3600);
@@ -122,20 +122,32 @@ fn lock_name(key: &Key) -> PathBuf {
 /// Marks an open file as used now, unless that was done not long ago. Best effort: a store that may
 /// only be read can still be used.
 pub(crate) fn touch(file: impl AsFd) {
-    let Ok(meta) = dir::stat(&file) else { return };
+    if dir::stat(&file).is_ok_and(|meta| is_stale(&meta)) {
+        let _ = rustix::fs::futimens(file, &used_now());
+    }
+}
+
+/// As [`touch`], for a file that need not be opened.
+pub(crate) fn touch_at(dir: impl AsFd, name: &Path, meta: &Meta) {
+    if is_stale(meta) {
+        let _ = rustix::fs::utimensat(dir, name, &used_now(), AtFlags::SYMLINK_NOFOLLOW);
+    }
+}
+
+/// A time in the future is as stale as a time long ago: the clock was wrong then, or is wrong now.
+fn is_stale(meta: &Meta) -> bool {
     let used = u64::try_from(meta.atime.max(meta.mtime).secs).unwrap_or(0);
     let used = SystemTime::UNIX_EPOCH + Duration::from_secs(used);
-    // A time in the future counts as long ago: the clock was wrong then or is wrong now.
-    if used.elapsed().is_ok_and(|age| age < TOUCH_AFTER) {
-        return;
-    }
-    // The time of the last change stays: it says when the content was written.
+    used.elapsed().map_or(true, |age| age >= TOUCH_AFTER)
+}
+
+/// Now, for access only. The time of the last change says when the content was written.
+fn used_now() -> Timestamps {
     let special = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
-    let times = Timestamps {
+    Timestamps {
         last_access: special(UTIME_NOW),
         last_modification: special(UTIME_OMIT),
-    };
-    let _ = rustix::fs::futimens(file, &times);
+    }
 }
 
 /// Holds a key until dropped, or until the process dies.

@@ -3,7 +3,9 @@
 //! `mounts-v1/<digest of the id>/` holds one folder for each instance, named by a number, and beside it a
 //! lock file. Which instance a step gets depends on how it shares: see [`Sharing`].
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
@@ -79,7 +81,7 @@ impl Store {
     pub fn reset_cache_mount(&self, id: &str) -> Result<bool> {
         let (_, path) = mount_name(self, id);
         let folder = match dir::open(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
             opened => opened.at("open", &path)?,
         };
         reset(&folder, &path)
@@ -90,10 +92,7 @@ impl Store {
 /// processes never hold "the" lock on different files.
 pub(crate) fn reset(folder: &OwnedFd, path: &Path) -> Result<bool> {
     let mut all = true;
-    for name in dir::names(folder.as_fd()).at("list", path)? {
-        let Ok(number) = name.to_string_lossy().parse::<u32>() else {
-            continue;
-        };
+    for (number, name) in instances(folder.as_fd()).at("list", path)? {
         let lock = open_lock(folder, path, number)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => remove::remove_all(folder.as_fd(), &name).at("remove", path)?,
@@ -101,6 +100,15 @@ pub(crate) fn reset(folder: &OwnedFd, path: &Path) -> Result<bool> {
         }
     }
     Ok(all)
+}
+
+/// The instances of a cache mount.
+pub(crate) fn instances(folder: BorrowedFd<'_>) -> io::Result<Vec<(u32, CString)>> {
+    let names = dir::names(folder)?.into_iter();
+    let numbered = names.map(|name| (name.to_string_lossy().parse(), name));
+    Ok(numbered
+        .filter_map(|(number, name)| Some((number.ok()?, name)))
+        .collect())
 }
 
 fn mount_name(store: &Store, id: &str) -> (PathBuf, PathBuf) {
@@ -118,7 +126,7 @@ fn private(folder: &OwnedFd, path: &Path) -> Result<CacheMount> {
             number,
             FlockOperation::NonBlockingLockExclusive,
         ) {
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {}
             result => return result,
         }
     }

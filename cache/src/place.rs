@@ -232,9 +232,82 @@ fn named(name: Vec<u8>) -> io::Result<CString> {
     CString::new(name).map_err(|_| Errno::INVAL.into())
 }
 
+/// The names in a path; a slash at the end counts as a `.` after it.
 fn components(path: &[u8]) -> VecDeque<Vec<u8>> {
-    path.split(|byte| *byte == b'/')
-        .filter(|part| !part.is_empty())
-        .map(<[u8]>::to_vec)
-        .collect()
+    let parts = path
+        .split(|byte| *byte == b'/')
+        .filter(|part| !part.is_empty());
+    let end = path.ends_with(b"/").then_some(&b"."[..]);
+    parts.chain(end).map(<[u8]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// Some directories and files, and links between them that may lead anywhere.
+    fn make(root: &Path, links: &[(String, String)]) {
+        for path in ["a/b/c", "d/e", "f"] {
+            fs::create_dir_all(root.join(path)).unwrap();
+        }
+        for path in ["a/file", "d/e/file", "file"] {
+            fs::write(root.join(path), path).unwrap();
+        }
+        for (at, target) in links {
+            // One that cannot be made is no loss.
+            let _ = symlink(target, root.join(at));
+        }
+    }
+
+    fn path() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            4 => "[a-f]".prop_map(String::from),
+            2 => Just("..".to_owned()),
+            1 => Just(".".to_owned()),
+            2 => Just("file".to_owned()),
+            4 => "l[0-5]".prop_map(String::from),
+        ];
+        let parts = prop::collection::vec(part, 1..5);
+        ("/?", parts, "/?")
+            .prop_map(|(start, parts, end)| format!("{start}{}{end}", parts.join("/")))
+    }
+
+    fn link() -> impl Strategy<Value = (String, String)> {
+        let at = ("(a/|a/b/|d/)?", 0..6u8).prop_map(|(dir, number)| format!("{dir}l{number}"));
+        (at, path())
+    }
+
+    fn inode(opened: io::Result<OwnedFd>) -> Result<u64, i32> {
+        match opened {
+            Ok(fd) => Ok(dir::stat(fd).unwrap().ino),
+            Err(error) => Err(error.raw_os_error().unwrap_or(0)),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn both_ways_lead_to_the_same_place(
+            links in prop::collection::vec(link(), 0..8),
+            paths in prop::collection::vec(path(), 1..20),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            make(dir.path(), &links);
+            let root = dir::open(dir.path()).unwrap();
+            for path in &paths {
+                let path = Path::new(path);
+                for flags in [OFlags::PATH, OFlags::PATH | OFlags::NOFOLLOW] {
+                    let kernel = try_openat2(root.as_fd(), path, flags, ResolveFlags::IN_ROOT).unwrap();
+                    let steps = Steps::new(root.as_fd()).open(path, flags);
+                    prop_assert_eq!(inode(kernel), inode(steps), "{} {:?}", path.display(), flags);
+                }
+            }
+        }
+    }
 }

@@ -117,7 +117,7 @@ fn check(root: &Path, what: &str) {
     }
     eprintln!("{what}: {blobs} blobs, {layers} layers");
     let made = layer(&store, &[], |root| {
-        fs::write(root.join("next build"), "works").unwrap()
+        fs::write(root.join("next build"), "works").unwrap();
     });
     assert!(store.layer(&made.diff_id).unwrap().is_some());
 }

@@ -5,5 +5,8 @@ mod crash;
 mod digests;
 mod hostile;
 mod overlay;
+mod pruning;
 mod roundtrip;
+mod shared;
 mod support;
+mod trees;
