@@ -13,7 +13,7 @@ use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
 use lapstrake_frontend::image::Platform;
 use lapstrake_frontend::lint::{Scope, Warning, lint};
-use lapstrake_frontend::plan::{Inputs, OpId, Plan};
+use lapstrake_frontend::plan::{Inputs, Op, OpId, Plan};
 use lapstrake_frontend::span::Span;
 use lapstrake_runtime::Cancel;
 
@@ -233,6 +233,17 @@ fn check_entitlements(plan: &Plan, allowed: &Allowed) -> Result<(), BuildError> 
             let error = anyhow!(
                 "entitlement {asked} is not allowed: give --allow {asked} if you trust this Dockerfile"
             );
+            return Err(BuildError::Step { span, error });
+        }
+    }
+    for node in &plan.nodes {
+        let Op::Run(run) = &node.op else { continue };
+        // Devices that a step can do without are simply not there.
+        if let Some((name, _)) = run.devices.iter().find(|(_, required)| *required) {
+            let error = anyhow!(
+                "device {name} cannot be given to the step: RUN --device is not supported yet"
+            );
+            let span = node.span;
             return Err(BuildError::Step { span, error });
         }
     }

@@ -106,6 +106,13 @@ RUN --network=none ls /sys/class/net > /net
 }
 
 #[test]
+fn the_host_as_a_name() {
+    let space = TestSpace::with("FROM busybox\nRUN grep -w me /etc/hosts > /hosts\n");
+    let files = space.files(&["--add-host=me:host-gateway", "--network=host", "."]);
+    assert_eq!(files["hosts"], "127.0.0.1\tme\n");
+}
+
+#[test]
 fn heredocs() {
     let dockerfile = "\
 FROM busybox
@@ -153,6 +160,15 @@ fn a_failing_step_names_its_line() {
     let error = space.fails(&["."]);
     assert!(
         error.contains("Dockerfile:2") && error.contains("--allow security.insecure"),
+        "{error}"
+    );
+    space.write(
+        "Dockerfile",
+        "FROM busybox\nRUN --device=vendor.com/gpu=all,required true\n",
+    );
+    let error = space.fails(&["--allow=device", "."]);
+    assert!(
+        error.contains("Dockerfile:2") && error.contains("vendor.com/gpu=all"),
         "{error}"
     );
     space.write("Dockerfile", "FROM busybox\nUSER nobody-here\nRUN true\n");
