@@ -167,6 +167,7 @@ async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Ou
             };
         }
     };
+    note_syntax(&dockerfile, &events);
     let warn = warner(&events, source.as_ref());
     let request = match request(options, dockerfile, input, secrets, settings) {
         Ok(request) => Request { warn, ..request },
@@ -188,6 +189,24 @@ async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Ou
     )
     .await;
     Outcome { source, result }
+}
+
+/// Says that a frontend which `# syntax=` names is not run, unless it is the one whose language is built in.
+fn note_syntax(dockerfile: &Dockerfile, events: &Events) {
+    let Some(syntax) = dockerfile
+        .directives
+        .syntax
+        .as_ref()
+        .map(|syntax| &syntax.value)
+    else {
+        return;
+    };
+    let name = syntax.strip_prefix("docker.io/").unwrap_or(syntax);
+    if !name.starts_with("docker/dockerfile") {
+        events.message(format!(
+            "# syntax={syntax} is not run: the Dockerfile is read as docker/dockerfile would read it"
+        ));
+    }
 }
 
 /// Turns findings of the build checks into warnings of the build.

@@ -171,3 +171,19 @@ default
         ended.stderr
     );
 }
+
+#[test]
+fn another_frontend_is_named_in_a_note() {
+    let space = TestSpace::with("# syntax=example.com/other:1\nFROM scratch\nLABEL a=b\n");
+    let ended = space.build(&["."]);
+    assert!(
+        ended.stderr.contains("example.com/other:1 is not run"),
+        "{}",
+        ended.stderr
+    );
+    space.write(
+        "Dockerfile",
+        "# syntax=docker/dockerfile:1\nFROM scratch\nLABEL a=b\n",
+    );
+    assert!(!space.build(&["."]).stderr.contains("is not run"));
+}
