@@ -3,8 +3,7 @@
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail};
-use lapstrake_cache::{Digest, Encoder, Hasher, Key, Store};
-use lapstrake_frontend::image::ImageRef;
+use lapstrake_cache::{Key, Store};
 
 use crate::events::{Counter, Step};
 use crate::fs::Origin;
@@ -28,11 +27,7 @@ pub(crate) fn fetch_blob(
         return Ok(());
     }
     let counter = step.counter(descriptor.digest.to_string(), Some(descriptor.size));
-    let remembered = match origin {
-        Origin::Store => origin_of(store, &descriptor.digest)?.map(Origin::Registry),
-        Origin::Registry(_) | Origin::Layout(_) => None,
-    };
-    match remembered.as_ref().unwrap_or(origin) {
+    match origin {
         Origin::Store => bail!(
             "the store lost the blob {}: build or pull the image again",
             descriptor.digest
@@ -64,25 +59,6 @@ pub(crate) fn fetch_blob(
     }
     counter.done();
     Ok(())
-}
-
-/// Keeps in the store in which registry a blob is that the store does not have.
-pub(crate) fn remember_origin(store: &Store, digest: &Digest, image: &ImageRef) -> Result<()> {
-    if store.has_blob(digest).is_none() {
-        store.put_record(&origin_key(digest), &image.canonical())?;
-    }
-    Ok(())
-}
-
-fn origin_of(store: &Store, digest: &Digest) -> Result<Option<ImageRef>> {
-    let name: Option<String> = store.record(&origin_key(digest))?;
-    Ok(name.and_then(|name| name.parse().ok()))
-}
-
-fn origin_key(digest: &Digest) -> Key {
-    let mut hasher = Hasher::new();
-    hasher.field("origin of blob", digest.as_bytes());
-    hasher.finish()
 }
 
 fn ingest(store: &Store, descriptor: &Descriptor, from: &mut dyn Read) -> Result<()> {

@@ -6,8 +6,6 @@ use lapstrake_frontend::image::ImageRef;
 use super::{Emitted, Outlet, bring, name_in_store, pack_all, store_packing, top};
 use crate::assemble::Image;
 use crate::events::Step;
-use crate::fetch::remember_origin;
-use crate::fs::Origin;
 use crate::pack::BlobContent;
 
 /// Puts the images into the store. Layers that were built are not compressed: `push` and `save` do that when it is needed.
@@ -29,17 +27,6 @@ pub(super) fn emit(
     for document in documents {
         if let BlobContent::Bytes(bytes) = &document.content {
             outlet.store.put_blob(bytes)?;
-        }
-    }
-    let layers = packed.iter().flat_map(|image| &image.layers);
-    for layer in layers {
-        match &layer.content {
-            // A later push or build fetches them where they are now: a build of steps that are all known downloads nothing.
-            BlobContent::Remote(Origin::Registry(image)) => {
-                remember_origin(&outlet.store, &layer.descriptor.digest, image)?;
-            }
-            BlobContent::Remote(_) => bring(outlet, step, layer)?,
-            BlobContent::Bytes(_) | BlobContent::Stored | BlobContent::Layer(_) => {}
         }
     }
     let descriptor = top(&packed, index.as_ref())?;
