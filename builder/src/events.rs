@@ -8,7 +8,7 @@ use lapstrake_frontend::plan::OpId;
 use crate::engine::{Task, inputs};
 use lapstrake_runtime::Stream;
 
-use crate::progress::{Event, Feed, StepId, Warning};
+use crate::progress::{Event, Feed, StepId, Warning, text};
 
 /// Steps that are no ops get ids from here on.
 const OTHERS: u32 = 1 << 24;
@@ -96,7 +96,7 @@ impl Events {
     pub(crate) fn failed(&self, task: &Task, error: &anyhow::Error) {
         self.feed.send(Event::Failed {
             id: step(task.id),
-            error: format!("{error:#}"),
+            error: text::causes(error),
             at: self.feed.now(),
         });
     }
@@ -152,7 +152,7 @@ impl Step {
             Ok(_) => Event::Done { id: self.id, at },
             Err(error) => Event::Failed {
                 id: self.id,
-                error: format!("{error:#}"),
+                error: text::causes(error),
                 at,
             },
         });

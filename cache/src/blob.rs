@@ -206,6 +206,7 @@ impl Ingest {
         store.leases().take(Leased::Blob(*digest))?;
         let name = blob_name(digest);
         let path = store.root().join(&name);
+        let _publishing = store.session().publishing()?;
         if renameat(store.temp_dir(), &self.name, store.dir(), &name).is_ok() {
             return Ok(());
         }

@@ -60,6 +60,9 @@ pub enum Error {
     /// Something that was asked for is not in the store.
     #[error("{0} is not in the store")]
     Missing(String),
+    /// [`Store::close`](crate::Store::close) was called.
+    #[error("the store was closed")]
+    Closed,
     /// The archive of a layer that another program made cannot be made again byte by byte.
     #[error("layer {0} was made by another program: use the blob it came in")]
     Foreign(DiffId),

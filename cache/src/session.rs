@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     FlockOperation, IFlags, Mode, OFlags, flock, ioctl_getflags, ioctl_setflags, mkdirat, openat,
@@ -20,6 +21,8 @@ use crate::store::c_string;
 use crate::{Error, Result, Store, dir, remove};
 
 pub(crate) const TMP: &str = "tmp";
+/// How long [`Store::close`] competes with threads that go on writing.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 /// The folder `tmp/<pid>-<n>` of this process, locked as long as it lives.
 pub(crate) struct Session {
@@ -28,6 +31,7 @@ pub(crate) struct Session {
     tmp: OwnedFd,
     dir: OwnedFd,
     count: AtomicU64,
+    closed: RwLock<bool>,
 }
 
 impl Session {
@@ -51,6 +55,7 @@ impl Session {
                     tmp,
                     dir,
                     count,
+                    closed: RwLock::new(false),
                 });
             }
         }
@@ -73,6 +78,26 @@ impl Session {
         let name = format!("{}-{count}", self.name.to_string_lossy());
         let path = self.path.join(&name);
         (c_string(&name), path)
+    }
+
+    /// Held while something from the folder gets its name in the store; fails once the session was closed.
+    pub(crate) fn publishing(&self) -> Result<RwLockReadGuard<'_, bool>> {
+        let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            Err(Error::Closed)
+        } else {
+            Ok(closed)
+        }
+    }
+
+    fn close(&self) {
+        *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
+        let deadline = Instant::now() + CLOSE_TIME;
+        // Whoever still works in there may add to a folder that is being emptied.
+        while remove::remove_all(self.tmp.as_fd(), &self.name).is_err() && Instant::now() < deadline
+        {
+            std::thread::yield_now();
+        }
     }
 
     /// Removes the folders of processes that were killed, until a moment if one is given.
@@ -131,6 +156,12 @@ impl Scratch {
 }
 
 impl Store {
+    /// Ends the work of this process although threads of it may still be at it: from now on nothing gets a name in the
+    /// store, and the folder of this process is removed. What those threads do next fails.
+    pub fn close(&self) {
+        self.session().close();
+    }
+
     /// A new empty folder of mode 0700, removed when dropped (or, if this process is killed, by a later
     /// [`Store::open`]).
     pub fn scratch(&self) -> Result<Scratch> {
@@ -163,4 +194,27 @@ pub(crate) fn lock_abandoned(tmp: BorrowedFd<'_>, name: &CStr) -> Option<OwnedFd
     let fd = openat(tmp, name, flags, Mode::empty()).ok()?;
     flock(&fd, FlockOperation::NonBlockingLockExclusive).ok()?;
     Some(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+
+    use crate::{Error, Store};
+
+    #[test]
+    fn a_closed_store_publishes_nothing_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let active = store.snapshot(&[]).unwrap();
+        let mut blob = store.ingest().unwrap();
+        blob.write_all(b"half").unwrap();
+        store.close();
+        assert!(matches!(blob.commit(), Err(Error::Closed)));
+        store.commit(active).unwrap_err();
+        assert!(store.scratch().is_err());
+        let tmp = dir.path().join("tmp");
+        assert_eq!(std::fs::read_dir(tmp).unwrap().count(), 0);
+    }
 }

@@ -216,6 +216,7 @@ impl Store {
         let base = scratch.open()?;
         write_facts(&base, facts).at("describe", &path)?;
         let name = Path::new(LAYERS).join(diff_id.0.hex());
+        let _publishing = self.session().publishing()?;
         for _ in 0..2 {
             match renameat_with(&base, LAYER, self.dir(), &name, RenameFlags::NOREPLACE) {
                 Ok(()) => return Ok(facts.layer(*diff_id)),

@@ -173,6 +173,10 @@ impl Store {
         self.inner.session.fresh_name()
     }
 
+    pub(crate) fn session(&self) -> &Session {
+        &self.inner.session
+    }
+
     /// What living processes use.
     pub(crate) fn leased(&self) -> Result<HashSet<Leased>> {
         lease::leased(self.inner.session.all()).at("read the leases below", self.root())
@@ -191,6 +195,7 @@ impl Store {
         let file = create_file(self.temp_dir(), &temp).at("create", &temp_path)?;
         let mut written = std::fs::File::from(file);
         io::Write::write_all(&mut written, content).at("write", &temp_path)?;
+        let _publishing = self.session().publishing()?;
         rustix::fs::renameat(self.temp_dir(), &temp, self.dir(), name)
             .at("rename to", &self.root().join(name))
     }

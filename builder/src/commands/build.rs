@@ -14,26 +14,21 @@ use lapstrake_frontend::span::{LineIndex, Span};
 use lapstrake_runtime::Cancel;
 
 use super::input::{self, Input};
+use super::stop::{self, Stopped};
 use super::{Surroundings, output, settings};
 use crate::build::{BuildError, Built, Request, Site, build};
 use crate::cli::{BuildOptions, ProgressMode, SecretSource as NamedSecret, SshSpec};
 use crate::events::Events;
-use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings};
+use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings, text};
 use crate::registry::Client;
 use crate::secrets::{SecretSource, Secrets};
-
-/// The status of a build that the user stopped: 128 and SIGINT.
-const STOPPED: u8 = 130;
 
 /// Builds, and reports.
 pub(super) fn run(surroundings: &Surroundings, options: &BuildOptions) -> ExitCode {
     let work = |prepared, events| whole(prepared, options, events);
     match carry_out(surroundings, options, work) {
         Ok((outcome, summary)) => conclude(options, surroundings.debug, outcome, &summary),
-        Err(error) => {
-            super::report(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => super::end(&error),
     }
 }
 
@@ -53,14 +48,15 @@ pub(super) fn carry_out<T, F: Future<Output = T>>(
         .enable_all()
         .build()
         .context("start the threads of the build")?;
-    let cancel = prepared.cancel.clone();
+    let (cancel, store) = (prepared.cancel.clone(), prepared.store.clone());
     let events = Events::new(display.feed());
-    let outcome = runtime.block_on(async {
-        tokio::spawn(stop_on_signal(cancel));
-        work(prepared, events).await
-    });
+    let working = work(prepared, events);
+    let outcome = runtime.block_on(stop::unless_stopped(&cancel, working));
+    let summary = display.finish();
+    // Threads may still copy or compress for a build that failed or was stopped. They are not shown what comes of it.
+    store.close();
     runtime.shutdown_background();
-    Ok((outcome, display.finish()))
+    Ok((outcome.ok_or(Stopped("build"))?, summary))
 }
 
 /// What is made before any thread exists.
@@ -100,27 +96,6 @@ impl Prepared {
         let read = move || input::read(&store, &client, &secrets, &options);
         let read = tokio::task::spawn_blocking(read).await;
         step.end(read.map_err(|error| anyhow!(error)).and_then(|read| read))
-    }
-}
-
-/// The first SIGINT or SIGTERM stops the build in order, the second at once.
-async fn stop_on_signal(cancel: Cancel) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        return;
-    };
-    for times in 0.. {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        cancel.cancel();
-        if times > 0 {
-            std::process::exit(i32::from(STOPPED));
-        }
     }
 }
 
@@ -357,17 +332,13 @@ pub(super) fn report_failure(
     error: &BuildError,
 ) -> ExitCode {
     let report = match error {
-        BuildError::Cancelled => "error: the build was stopped\n".to_owned(),
+        BuildError::Cancelled => return super::end(&Stopped("build").into()),
         BuildError::Dockerfile(diagnostics) => render(source, diagnostics),
         BuildError::Step { span, error } => failure(source, summary, *span, error),
         BuildError::Other(error) => failure(None, summary, None, error),
     };
     let _ = std::io::stderr().write_all(report.as_bytes());
-    if matches!(error, BuildError::Cancelled) {
-        ExitCode::from(STOPPED)
-    } else {
-        ExitCode::FAILURE
-    }
+    ExitCode::FAILURE
 }
 
 fn render(source: Option<&Source>, diagnostics: &[Diagnostic]) -> String {
@@ -395,7 +366,7 @@ fn failure(
             text: &source.text,
             span,
         }),
-        error: &format!("{error:#}"),
+        error: &text::causes(error),
     })
 }
 

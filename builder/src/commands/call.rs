@@ -49,10 +49,7 @@ pub(super) fn run(
     let work = |prepared, events| answer(prepared, options, events, method);
     let (answered, summary) = match build::carry_out(surroundings, options, work) {
         Ok(both) => both,
-        Err(error) => {
-            super::report(&error);
-            return ExitCode::FAILURE;
-        }
+        Err(error) => return super::end(&error),
     };
     let Answered {
         source,
@@ -394,8 +391,8 @@ fn error_json(index: &LineIndex, error: &BuildError) -> Option<Value> {
             let spans = diagnostics.iter().map(|d| d.span).collect();
             (messages.join("\n"), spans)
         }
-        BuildError::Step { span, error } => (format!("{error:#}"), Vec::from_iter(*span)),
-        BuildError::Other(error) => (format!("{error:#}"), Vec::new()),
+        BuildError::Step { span, error } => (text::causes(error), Vec::from_iter(*span)),
+        BuildError::Other(error) => (text::causes(error), Vec::new()),
     };
     Some(json!({ "message": message, "location": location(index, &spans) }))
 }

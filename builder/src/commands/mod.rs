@@ -6,6 +6,7 @@ mod images;
 mod input;
 mod output;
 mod settings;
+mod stop;
 mod table;
 mod transfer;
 
@@ -43,10 +44,7 @@ pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
     match other(&surroundings, command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&error);
-            ExitCode::FAILURE
-        }
+        Err(error) => end(&error),
     }
 }
 
@@ -183,8 +181,18 @@ fn report(error: &anyhow::Error) {
     let _ = writeln!(
         std::io::stderr(),
         "error: {}",
-        text::name(&format!("{error:#}"))
+        text::name(&text::causes(error))
     );
+}
+
+/// Reports the error that a command ends with; its exit status.
+fn end(error: &anyhow::Error) -> ExitCode {
+    report(error);
+    if error.is::<stop::Stopped>() {
+        ExitCode::from(stop::STOPPED)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use lapstrake_cache::Store;
+use lapstrake_runtime::Cancel;
 
 use super::Surroundings;
+use super::stop::{self, Stopped};
 use crate::assemble::Image;
 use crate::cli::{ProgressMode, PullOptions, PushOptions};
 use crate::compress::Compression;
@@ -42,7 +44,7 @@ pub(super) fn push(surroundings: &Surroundings, options: &PushOptions) -> Result
         packing,
         by_digest: false,
     };
-    let emitted = with_outlet(surroundings, &store, options.progress, |outlet| {
+    let emitted = with_outlet(surroundings, &store, options.progress, move |outlet| {
         sink.emit(outlet, &images)
     })?;
     if let Some(descriptor) = emitted.descriptor {
@@ -58,7 +60,8 @@ pub(super) fn pull(surroundings: &Surroundings, options: &PullOptions) -> Result
         .platform
         .clone()
         .unwrap_or_else(crate::build::local_platform);
-    let digest = with_outlet(surroundings, &store, options.progress, |outlet| {
+    let image = options.image.clone();
+    let digest = with_outlet(surroundings, &store, options.progress, move |outlet| {
         let Outlet {
             store,
             client,
@@ -73,8 +76,8 @@ pub(super) fn pull(surroundings: &Surroundings, options: &PullOptions) -> Result
             Default::default(),
         );
         let resolver = Arc::new(resolver);
-        let pin = tokio.block_on(resolver.pin(&options.image, &platform))?;
-        let step = events.begin(&format!("pulling {}", options.image));
+        let pin = tokio.block_on(resolver.pin(&image, &platform))?;
+        let step = events.begin(&format!("pulling {image}"));
         let fetched = parallel::map(&pin.chain.layers, DOWNLOADS, |layer| {
             fetch(outlet, &step, layer)
         });
@@ -102,12 +105,12 @@ fn fetch(outlet: &Outlet, step: &Step, layer: &ChainLayer) -> Result<()> {
     )
 }
 
-/// Runs `work` with progress on standard error, on a thread that may block.
-fn with_outlet<T: Send>(
+/// Runs `work` with progress on standard error, on a thread that may block, until it ends or the user stops it.
+fn with_outlet<T: Send + 'static>(
     surroundings: &Surroundings,
     store: &Store,
     progress: ProgressMode,
-    work: impl FnOnce(&Outlet) -> Result<T> + Send,
+    work: impl FnOnce(&Outlet) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let client = surroundings.client(Vec::new())?;
     let display = progress.start(surroundings.env, surroundings.start)?;
@@ -122,8 +125,13 @@ fn with_outlet<T: Send>(
         events: Events::new(display.feed()),
         tokio: runtime.handle().clone(),
     };
-    let result = work(&outlet);
-    drop(outlet);
+    let cancel = Cancel::new().context("prepare to stop")?;
+    let working = async { tokio::task::spawn_blocking(move || work(&outlet)).await };
+    let result = runtime.block_on(stop::unless_stopped(&cancel, working));
     display.finish();
-    result
+    if result.is_none() {
+        store.close();
+    }
+    runtime.shutdown_background();
+    result.ok_or(Stopped("transfer"))??
 }

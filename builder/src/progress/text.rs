@@ -46,6 +46,21 @@ pub fn line(bytes: &[u8], colour: Colour) -> String {
     out
 }
 
+/// An error with its causes. Some errors name their cause already; it is not said twice.
+pub(crate) fn causes(error: &anyhow::Error) -> String {
+    let mut all = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if all.is_empty() {
+            all = cause;
+        } else if !all.ends_with(&cause) {
+            all.push_str(": ");
+            all.push_str(&cause);
+        }
+    }
+    all
+}
+
 /// A name or an error as one line: every control character, line ends included, is shown as an escape.
 pub fn name(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|c| c == '\t' || unsafe_to_print(c)) {

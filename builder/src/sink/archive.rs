@@ -63,7 +63,8 @@ pub(super) fn emit(
     match target {
         Target::File(path) => write_whole(path, |out| write_tar(outlet, out, &contents))?,
         Target::Directory(path) => write_directory(outlet, path, &contents)?,
-        Target::Stdout => write_tar(outlet, &mut std::io::stdout().lock(), &contents)?,
+        Target::Stdout => write_tar(outlet, &mut std::io::stdout().lock(), &contents)
+            .context("write to standard output")?,
         Target::Docker => docker_load(outlet, &contents)?,
     }
     Ok(Emitted {

@@ -47,7 +47,8 @@ pub(super) fn emit(
     match target {
         FilesTarget::Directory(path) => to_directory(&trees, path)?,
         FilesTarget::Tar(path) => write_whole(path, |out| to_tar(outlet, &trees, out))?,
-        FilesTarget::Stdout => to_tar(outlet, &trees, &mut std::io::stdout().lock())?,
+        FilesTarget::Stdout => to_tar(outlet, &trees, &mut std::io::stdout().lock())
+            .context("write to standard output")?,
     }
     Ok(Emitted { descriptor: None })
 }

@@ -5,15 +5,16 @@ mod files;
 mod registry;
 mod store;
 mod tarball;
+mod whole;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use lapstrake_cache::{Digest, Store};
 use lapstrake_frontend::image::ImageRef;
 
 pub(crate) use files::FilesTarget;
+pub(crate) use whole::write_whole;
 
 use crate::assemble::Image;
 use crate::events::{Events, Step};
@@ -181,49 +182,6 @@ fn bring(outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
     match &blob.content {
         BlobContent::Remote(origin) => fetch(outlet, step, &blob.descriptor, origin),
         BlobContent::Bytes(_) | BlobContent::Stored | BlobContent::Layer(_) => Ok(()),
-    }
-}
-
-/// Writes to `path` through a temporary file beside it, so that nothing half-written is ever seen under the name.
-pub(crate) fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<()>,
-) -> Result<()> {
-    let shown = path.display();
-    // A pipe or a device is written in place: it cannot be replaced.
-    if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
-        let mut out = std::fs::OpenOptions::new()
-            .write(true)
-            .open(path)
-            .with_context(|| format!("open {shown}"))?;
-        return write(&mut out).with_context(|| format!("write {shown}"));
-    }
-    let Some(name) = path.file_name() else {
-        bail!("{shown} names no file")
-    };
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or_else(|| Path::new("."));
-    let mut temporary = std::ffi::OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = Temporary(folder.join(temporary));
-    let file =
-        std::fs::File::create_new(&temporary.0).with_context(|| format!("create {shown}"))?;
-    let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
-    write(&mut out)
-        .and_then(|()| Ok(out.flush()?))
-        .with_context(|| format!("write {shown}"))?;
-    std::fs::rename(&temporary.0, path).with_context(|| format!("rename to {shown}"))
-}
-
-/// A file that is removed unless it was renamed.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 

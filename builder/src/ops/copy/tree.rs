@@ -94,7 +94,7 @@ impl Tree {
         filter: &(dyn Fn(&Path, bool) -> Visit + Sync),
     ) -> Result<Vec<Entry>> {
         let walked = lapstrake_cache::walk(self.root.as_fd(), start, filter);
-        let walked = walked.with_context(|| format!("read {}", shown(start)))?;
+        let walked = walked.with_context(|| format!("read the files in {}", shown(start)))?;
         let mut seen: HashSet<PathBuf> = HashSet::new();
         let mut entries = Vec::with_capacity(walked.len());
         for entry in walked
