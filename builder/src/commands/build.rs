@@ -348,7 +348,9 @@ fn render(source: Option<&Source>, diagnostics: &[Diagnostic]) -> String {
     let rendered = diagnostics
         .iter()
         .map(|found| found.render(&source.name, &source.text, Color::Plain));
-    rendered.collect::<Vec<_>>().join("\n")
+    let mut text = rendered.collect::<Vec<_>>().join("\n\n");
+    text.push('\n');
+    text
 }
 
 fn failure(
