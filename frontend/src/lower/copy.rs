@@ -1,5 +1,6 @@
 //! `COPY` and `ADD`.
 
+use super::redact::redact;
 use super::{Lowering, State, text};
 use crate::ast::{self, Instruction, Source};
 use crate::chmod;
@@ -58,7 +59,7 @@ impl Lowering<'_> {
         check_excludes(copy)?;
         let destination = self.expand(state, &copy.destination)?;
 
-        let name = self.step_name(state, &instruction.text);
+        let name = redact(&self.step_name(state, &instruction.text));
         let request = Request {
             verb,
             copy,
@@ -74,7 +75,7 @@ impl Lowering<'_> {
         for raw in &copy.sources {
             if let Source::Path(raw) = raw {
                 let path = self.expand(state, raw)?;
-                shown += &format!(" {path}");
+                shown += &format!(" {}", redact(&path));
                 sources.push(self.copy_source(
                     state,
                     &request,

@@ -13,6 +13,7 @@ mod mount;
 mod name;
 mod origin;
 mod outline;
+mod redact;
 mod resolve;
 mod run;
 mod signal;
