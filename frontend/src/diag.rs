@@ -9,6 +9,7 @@ use crate::span::{LineIndex, Span};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[allow(missing_docs)]
 pub enum Severity {
     Error,
@@ -26,6 +27,7 @@ pub enum Color {
 
 /// A finding in a source text.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
@@ -87,12 +89,24 @@ codes! {
     StageReference "stage-reference" "A `--from` names a stage that is not there, or comes later.",
     Cycle "cycle" "Stages take from each other in a circle.",
     CopySource "copy-source" "A source that cannot be copied.",
+    PlanTooLarge "plan-too-large" "What the steps and the history hold is out of all proportion.",
     Port "port" "A bad port in `EXPOSE`.",
 }
 
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// After so many errors the rest is not looked at.
+pub(crate) const MAX_ERRORS: usize = 100;
+
+/// As its name.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 

@@ -5,19 +5,25 @@ use std::collections::BTreeMap;
 /// Names and values. Setting a name again moves it to the end, as in BuildKit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Env {
-    values: BTreeMap<String, (usize, String)>,
+    /// By name: the place in `order`.
+    places: BTreeMap<String, usize>,
+    order: BTreeMap<usize, (String, String)>,
     next: usize,
 }
 
 impl Env {
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        self.values
-            .insert(name.to_owned(), (self.next, value.to_owned()));
+        if let Some(old) = self.places.insert(name.to_owned(), self.next) {
+            self.order.remove(&old);
+        }
+        let entry = (name.to_owned(), value.to_owned());
+        self.order.insert(self.next, entry);
         self.next += 1;
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(|(_, value)| value.as_str())
+        let (_, value) = self.order.get(self.places.get(name)?)?;
+        Some(value)
     }
 
     /// For the functions of [`crate::expand`].
@@ -26,15 +32,16 @@ impl Env {
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(String::as_str)
+        self.places.keys().map(String::as_str)
     }
 
     /// All variables, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(String, String)> {
+        self.order.values()
+    }
+
+    /// [`Env::iter`], copied.
     pub(crate) fn list(&self) -> Vec<(String, String)> {
-        let mut all: Vec<_> = self.values.iter().collect();
-        all.sort_by_key(|(_, (order, _))| *order);
-        all.into_iter()
-            .map(|(name, (_, value))| (name.clone(), value.clone()))
-            .collect()
+        self.iter().cloned().collect()
     }
 }

@@ -6,7 +6,7 @@ mod globals;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ast::{Dockerfile, Instruction, Kind};
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, MAX_ERRORS};
 use crate::env::Env;
 use crate::expand;
 use crate::image::{ImageRef, Platform, normalize_context_name};
@@ -128,6 +128,9 @@ impl<'a> Stages<'a> {
         };
         let mut errors = Vec::new();
         for chunk in chunks {
+            if errors.len() >= MAX_ERRORS {
+                return Err(errors);
+            }
             if let Some((
                 Instruction {
                     kind: Kind::From(from),
@@ -163,6 +166,19 @@ impl<'a> Stages<'a> {
         }
         *warnings = stages.warnings;
         Err(errors)
+    }
+
+    /// The bytes of the source up to the end of the last stage.
+    pub(crate) fn length(&self) -> usize {
+        let last = self.stages.last();
+        let end = last.map(|stage| {
+            stage
+                .instructions
+                .last()
+                .map_or(stage.span, |last| last.span)
+                .end
+        });
+        end.unwrap_or_default() as usize
     }
 
     /// The stage of an id.
@@ -281,11 +297,15 @@ impl<'a> Stages<'a> {
 
     fn find_sources(&mut self, errors: &mut Vec<Diagnostic>) {
         for index in 0..self.stages.len() {
+            if errors.len() >= MAX_ERRORS {
+                return;
+            }
             let mut sources = Vec::new();
             for instruction in self.stages[index].instructions {
                 match self.sources(instruction) {
                     Ok(found) => sources.extend(found.into_iter().map(|id| (id, instruction.span))),
-                    Err(error) => errors.push(error),
+                    Err(error) if errors.len() < MAX_ERRORS => errors.push(error),
+                    Err(_) => break,
                 }
             }
             if self.stages[index].context.is_none() {
@@ -317,19 +337,24 @@ impl<'a> Stages<'a> {
     /// hold any number of stages.
     fn refuse_cycles(&self, errors: &mut Vec<Diagnostic>) {
         let mut visited = BTreeSet::new();
+        let mut on_path = vec![false; self.stages.len()];
         for start in 0..self.stages.len() {
             let mut path: Vec<(usize, usize)> = Vec::new();
             if visited.insert(start) {
+                on_path[start] = true;
                 path.push((start, 0));
             }
             while let Some((stage, next)) = path.last_mut() {
                 let Some((StageId(source), span)) = self.stages[*stage].sources.get(*next).copied()
                 else {
+                    on_path[*stage] = false;
                     path.pop();
                     continue;
                 };
                 *next += 1;
-                if let Some(begin) = path.iter().position(|(stage, _)| *stage == source) {
+                if on_path[source]
+                    && let Some(begin) = path.iter().position(|(stage, _)| *stage == source)
+                {
                     let round: Vec<_> = path[begin..]
                         .iter()
                         .map(|(stage, _)| self.label(StageId(*stage)))
@@ -340,6 +365,7 @@ impl<'a> Stages<'a> {
                     return;
                 }
                 if visited.insert(source) {
+                    on_path[source] = true;
                     path.push((source, 0));
                 }
             }

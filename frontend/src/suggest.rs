@@ -6,6 +6,9 @@ const MAX_DISTANCE: usize = 2;
 /// Longer words are not compared.
 const MAX_LENGTH: usize = 64;
 
+/// Of more options the rest is not looked at.
+const MAX_OPTIONS: usize = 1000;
+
 /// The option nearest to `word`; none if `word` itself is an option.
 pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_LENGTH {
@@ -13,7 +16,10 @@ pub fn nearest<'a>(word: &str, options: impl IntoIterator<Item = &'a str>) -> Op
     }
     let mut best = None;
     let mut limit = MAX_DISTANCE + 1;
-    for option in options {
+    for option in options.into_iter().take(MAX_OPTIONS) {
+        if option.len().abs_diff(word.len()) > 4 * MAX_DISTANCE {
+            continue;
+        }
         let distance = distance(word, option);
         if distance == 0 {
             return None;

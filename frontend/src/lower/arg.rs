@@ -34,7 +34,7 @@ impl Lowering<'_> {
                 Some(value) => format!("{name}={value}"),
                 None => name.to_owned(),
             });
-            state.args.push((name.to_owned(), value));
+            state.declare(name, value);
         }
         state.record(format!("ARG {}", declared.join(" ")));
         Ok(())

@@ -3,13 +3,12 @@
 use super::Lowering;
 use super::name::Steps;
 use super::origin::Origin;
-use super::outline::Facts;
 use super::state::{State, empty_image};
 use crate::ast::Kind;
-use crate::env::Env;
 use crate::image::{Config, ImageConfig, Platform};
 use crate::lint::Warning;
-use crate::plan::{NoCache, OpId};
+use crate::plan::NoCache;
+use crate::span::Span;
 use crate::stage::{Base, Stage, StageId};
 
 impl Lowering<'_> {
@@ -19,24 +18,9 @@ impl Lowering<'_> {
             .platform
             .as_ref()
             .unwrap_or(&self.inputs.target_platform);
-        let mut state = State {
-            id,
-            fs: OpId(0),
-            platform: platform.clone(),
-            config: empty_image(platform),
-            history: Vec::new(),
-            env: Env::default(),
-            args: Vec::new(),
-            cwd: "/".to_owned(),
-            has_cmd: false,
-            steps: self.steps(id, stage),
-            stage: stage.name.clone().unwrap_or_else(|| id.0.to_string()),
-            ignore_cache: self.ignores_cache(stage),
-            workdir_set: false,
-            warnings: Vec::new(),
-            facts: Facts::default(),
-            at: stage.span,
-        };
+        let label = stage.name.clone().unwrap_or_else(|| id.0.to_string());
+        let mut state = State::new(id, platform, self.steps(id, stage), label, stage.span);
+        state.ignore_cache = self.ignores_cache(stage);
         match (stage.context, &stage.base) {
             (Some((name, context)), _) => {
                 state.config.config = Config::default();
@@ -58,20 +42,34 @@ impl Lowering<'_> {
                 state.fs = self.graph.scratch();
             }
             (None, Base::Stage(base)) => {
-                if let Some(base) = self.built.get(base.0).and_then(Option::as_ref) {
-                    state = State {
-                        steps: state.steps,
-                        stage: state.stage,
-                        ignore_cache: state.ignore_cache,
-                        at: state.at,
-                        ..base.clone()
-                    };
-                    (state.id, state.has_cmd, state.facts) = (id, false, Facts::default());
+                if let Some(base) = self.take_base(*base, stage.span) {
+                    let new = std::mem::replace(&mut state, base);
+                    (state.id, state.at, state.has_cmd) = (id, new.at, false);
+                    (state.steps, state.stage) = (new.steps, new.stage);
+                    state.ignore_cache = new.ignore_cache;
                     state.config.config.on_build.clear();
                 }
             }
         }
         state
+    }
+
+    /// The state that a stage goes on with. The last stage on a base takes the base's own, so that a chain of stages copies
+    /// nothing.
+    fn take_base(&mut self, base: StageId, span: Span) -> Option<State> {
+        let built = self.built.get_mut(base.0)?.as_mut()?;
+        self.children[base.0] = self.children[base.0].saturating_sub(1);
+        if self.children[base.0] == 0
+            && let Some(state) = built.state.take()
+        {
+            return Some(state);
+        }
+        let state = built.state.as_ref()?;
+        if let Err(error) = self.budget.take(state.weight(), span) {
+            self.stop(error);
+            return None;
+        }
+        Some(state.clone())
     }
 
     /// Begins with an image or a `--build-context`.

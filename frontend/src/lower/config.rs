@@ -23,16 +23,7 @@ impl Lowering<'_> {
     pub(super) fn env(&self, state: &mut State, pairs: &Pairs) -> Result<(), Diagnostic> {
         let pairs = self.pairs(state, pairs)?;
         for (name, value) in &pairs {
-            state.env.set(name, value);
-            let entry = format!("{name}={value}");
-            let env = &mut state.config.config.env;
-            match env
-                .iter_mut()
-                .find(|old| old.split('=').next() == Some(name))
-            {
-                Some(old) => *old = entry,
-                None => env.push(entry),
-            }
+            state.set_env(name, value);
         }
         state.record(format!("ENV{}", joined(&pairs)));
         Ok(())

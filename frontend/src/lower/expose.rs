@@ -9,6 +9,9 @@ use crate::expand;
 use crate::lint::Warning;
 use crate::span::Spanned;
 
+/// All there are, of the three protocols; an instruction that names more repeats itself.
+const MAX_PORTS: usize = 3 * 65536;
+
 impl Lowering<'_> {
     /// Words are split again after expansion: one variable may hold several ports.
     pub(super) fn expose(
@@ -27,6 +30,11 @@ impl Lowering<'_> {
                         .hint("write a port as 80, 80/udp or 8000-8010")
                 })?;
                 exposed.extend(ports);
+                if exposed.len() > MAX_PORTS {
+                    let message = format!("more than {MAX_PORTS} ports are exposed at once");
+                    return Err(Diagnostic::error(Code::Port, raw.span, message)
+                        .hint("name each port once"));
+                }
             }
         }
         state.record(format!("EXPOSE {}", list(&exposed)));

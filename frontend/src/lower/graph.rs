@@ -1,5 +1,7 @@
 //! The nodes of a plan while it grows.
 
+use std::collections::HashMap;
+
 use crate::plan::{Context, CopySource, History, Mount, Node, Op, OpId};
 use crate::span::Span;
 
@@ -8,7 +10,7 @@ use crate::span::Span;
 pub(super) struct Graph {
     nodes: Vec<Node>,
     /// Those that depend on nothing.
-    sources: Vec<OpId>,
+    sources: HashMap<Op, OpId>,
 }
 
 impl Graph {
@@ -26,21 +28,17 @@ impl Graph {
         span: Option<Span>,
         stage: &str,
     ) -> OpId {
-        if let Some(id) = self
-            .sources
-            .iter()
-            .find(|id| self.nodes[index(**id)].op == op)
-        {
+        if let Some(id) = self.sources.get(&op) {
             return *id;
         }
         let id = self.add(Node {
-            op,
+            op: op.clone(),
             name: name(),
             span,
             stage: stage.to_owned(),
             ignore_cache: false,
         });
-        self.sources.push(id);
+        self.sources.insert(op, id);
         id
     }
 

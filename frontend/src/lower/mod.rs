@@ -5,6 +5,7 @@
 
 mod arg;
 mod begin;
+mod budget;
 mod config;
 mod copy;
 mod expose;
@@ -21,14 +22,16 @@ mod state;
 mod text;
 
 use crate::ast::{Dockerfile, Instruction, Kind};
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, MAX_ERRORS};
 use crate::expand::{self, ExpandError};
 use crate::lint::Warning;
-use crate::plan::{Inputs, Lowered, OpId, Plan, Wanted};
+use crate::plan::{History, Inputs, Lowered, OpId, Plan, Wanted};
 use crate::span::{Span, Spanned};
-use crate::stage::{Named, StageId, Stages};
+use crate::stage::{Base, Named, StageId, Stages};
+use budget::Budget;
 use graph::Graph;
 use origin::Origin;
+use outline::Facts;
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, targets};
 use resolve::{Known, Resolved, Scope};
 use state::{State, set_platform};
@@ -111,6 +114,16 @@ pub fn outline(
     }
 }
 
+/// A stage that is done.
+struct Built {
+    fs: OpId,
+    facts: Facts,
+    /// Its own entries of the history; those before them are its base's.
+    history: Vec<History>,
+    /// What stages on it go on with; gone with the last of them.
+    state: Option<State>,
+}
+
 struct Lowering<'a> {
     inputs: &'a Inputs,
     stages: &'a Stages<'a>,
@@ -120,7 +133,12 @@ struct Lowering<'a> {
     labelled: bool,
     graph: Graph,
     /// The stages that are done.
-    built: Vec<Option<State>>,
+    built: Vec<Option<Built>>,
+    /// How many stages still go on with the state of each; the target counts as one.
+    children: Vec<usize>,
+    budget: Budget,
+    /// The plan is too large: nothing more is looked at.
+    stopped: bool,
     errors: Vec<Diagnostic>,
     warnings: Vec<Warning>,
 }
@@ -135,6 +153,9 @@ impl<'a> Lowering<'a> {
             labelled: is_labelled(stages),
             graph: Graph::default(),
             built: stages.stages.iter().map(|_| None).collect(),
+            children: children(stages, known),
+            budget: Budget::new(stages.length()),
+            stopped: false,
             errors: Vec::new(),
             warnings: stages.warnings.clone(),
         }
@@ -142,7 +163,9 @@ impl<'a> Lowering<'a> {
 
     fn stages(&mut self) {
         for id in &self.known.reachable {
-            self.stage(*id);
+            if !self.stopped && self.errors.len() < MAX_ERRORS {
+                self.stage(*id);
+            }
         }
     }
 
@@ -154,20 +177,43 @@ impl<'a> Lowering<'a> {
             state.take_over_config();
             state.steps.onbuild = true;
             for trigger in self.known.triggers(id) {
-                if let Err(error) = self.instruction(&mut state, trigger) {
+                if let Err(error) = self.step(&mut state, trigger) {
                     self.errors
                         .push(resolve::at_from(error, stage.span, &trigger.text));
                 }
             }
             state.steps.onbuild = false;
             for instruction in stage.instructions {
-                if let Err(error) = self.instruction(&mut state, instruction) {
+                if let Err(error) = self.step(&mut state, instruction) {
                     self.errors.push(error);
                 }
             }
         }
         self.warnings.append(&mut state.warnings);
-        self.built[id.0] = Some(state);
+        self.built[id.0] = Some(Built {
+            fs: state.fs,
+            facts: std::mem::take(&mut state.facts),
+            history: std::mem::take(&mut state.history),
+            state: Some(state).filter(|_| self.children[id.0] > 0),
+        });
+    }
+
+    /// One instruction, and what it takes of the budget.
+    fn step(&mut self, state: &mut State, instruction: &Instruction) -> Result<(), Diagnostic> {
+        if self.stopped || self.errors.len() >= MAX_ERRORS {
+            return Ok(());
+        }
+        let result = self.instruction(state, instruction);
+        let used = std::mem::take(&mut state.used);
+        if let Err(error) = self.budget.take(used, instruction.span) {
+            self.stop(error);
+        }
+        result
+    }
+
+    fn stop(&mut self, error: Diagnostic) {
+        self.stopped = true;
+        self.errors.push(error);
     }
 
     fn instruction(
@@ -281,11 +327,30 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// The entries of a stage after those of the stages that it stands on.
+    fn history(&mut self, target: StageId) -> Vec<History> {
+        let mut parts = Vec::new();
+        let mut next = Some(target);
+        while let Some(id) = next {
+            let built = self.built[id.0].as_mut();
+            parts.extend(built.map(|built| std::mem::take(&mut built.history)));
+            let stage = self.stages.get(id);
+            next = match (stage.context, &stage.base) {
+                (None, Base::Stage(base)) => Some(*base),
+                _ => None,
+            };
+        }
+        parts.into_iter().rev().flatten().collect()
+    }
+
     fn finish(mut self) -> Result<Plan, Vec<Diagnostic>> {
         if !self.errors.is_empty() {
             return Err(self.errors);
         }
-        let Some(state) = self.built[self.stages.target.0].take() else {
+        let target = self.stages.target;
+        let built = self.built[target.0].as_mut();
+        let Some((fs, state)) = built.and_then(|built| Some((built.fs, built.state.take()?)))
+        else {
             let message = "the target stage was not built";
             return Err(vec![Diagnostic::error(
                 Code::Target,
@@ -293,12 +358,8 @@ impl<'a> Lowering<'a> {
                 message,
             )]);
         };
-        let State {
-            fs,
-            mut config,
-            mut history,
-            ..
-        } = state;
+        let mut config = state.config;
+        let mut history = self.history(target);
         for (name, value) in &self.inputs.labels {
             config.config.labels.insert(name.clone(), value.clone());
         }
@@ -330,6 +391,19 @@ impl<'a> Lowering<'a> {
             warnings: self.warnings,
         })
     }
+}
+
+/// How many stages go on with the state of each.
+fn children(stages: &Stages<'_>, known: &Known) -> Vec<usize> {
+    let mut children = vec![0; stages.stages.len()];
+    children[stages.target.0] = 1;
+    for id in &known.reachable {
+        let stage = stages.get(*id);
+        if let (None, Base::Stage(base)) = (stage.context, &stage.base) {
+            children[base.0] += 1;
+        }
+    }
+    children
 }
 
 /// BuildKit names steps after their stage where there is more than one, and counts each image that is copied from and

@@ -1,5 +1,7 @@
 //! `RUN --mount`.
 
+use std::collections::BTreeSet;
+
 use super::{Lowering, State};
 use crate::ast::{Instruction, Run};
 use crate::diag::{Code, Diagnostic};
@@ -34,12 +36,18 @@ impl Lowering<'_> {
                     ssh(state, spec, agents - 1, raw.span)?
                 }
             };
-            if let Some(target) = target_of(&mount) {
-                mounts.retain(|other| target_of(other) != Some(target));
-            }
             mounts.push(mount);
         }
-        Ok(mounts)
+        let mut seen = BTreeSet::new();
+        let mut last: Vec<bool> = mounts
+            .iter()
+            .rev()
+            .map(|mount| target_of(mount).is_none_or(|target| seen.insert(target)))
+            .collect();
+        Ok(mounts
+            .into_iter()
+            .filter(|_| last.pop().unwrap_or_default())
+            .collect())
     }
 
     fn bind(

@@ -165,19 +165,19 @@ impl Lowering<'_> {
     pub(super) fn outline(&self, dockerfile: &Dockerfile) -> Outline {
         let mut all = Facts::default();
         for id in nearest_first(self.stages, self.known) {
-            let Some(state) = self.built.get(id.0).and_then(Option::as_ref) else {
+            let Some(built) = self.built.get(id.0).and_then(Option::as_ref) else {
                 continue;
             };
             let globals = self
-                .global_args(state, id)
+                .global_args(&built.facts, id)
                 .into_iter()
                 .map(|arg| (arg.name.clone(), arg));
             add(
                 &mut all.args,
-                state.facts.args.clone().into_iter().chain(globals),
+                built.facts.args.clone().into_iter().chain(globals),
             );
-            add(&mut all.secrets, state.facts.secrets.clone());
-            add(&mut all.ssh, state.facts.ssh.clone());
+            add(&mut all.secrets, built.facts.secrets.clone());
+            add(&mut all.ssh, built.facts.ssh.clone());
         }
         let target = targets(dockerfile).into_iter().nth(self.stages.target.0);
         let (name, description) = target
@@ -193,9 +193,8 @@ impl Lowering<'_> {
     }
 
     /// The global arguments that a stage uses, and those that they are made of.
-    fn global_args(&self, state: &State, id: StageId) -> Vec<OutlineArg> {
-        let mut names: Vec<&String> = state
-            .facts
+    fn global_args(&self, facts: &Facts, id: StageId) -> Vec<OutlineArg> {
+        let mut names: Vec<&String> = facts
             .globals
             .iter()
             .chain(&self.stages.get(id).uses)

@@ -21,6 +21,8 @@ pub(super) struct Known {
     /// The stages that a stage's triggers take from.
     sources: BTreeMap<StageId, Vec<StageId>>,
     wanted: Vec<Wanted>,
+    /// The images of `wanted`.
+    asked: BTreeSet<(ImageRef, Platform)>,
     errors: Vec<Diagnostic>,
 }
 
@@ -191,11 +193,7 @@ impl Known {
             return;
         }
         let Some(json) = stages.inputs.images.get(&key) else {
-            if !self
-                .wanted
-                .iter()
-                .any(|w| w.reference == key.0 && w.platform == key.1)
-            {
+            if self.asked.insert(key.clone()) {
                 self.wanted.push(Wanted {
                     reference: key.0,
                     platform: key.1,

@@ -1,7 +1,8 @@
 //! `RUN`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::budget::ENTRY;
 use super::{DEFAULT_HOSTNAME, Lowering, State, name};
 use crate::ast::{self, Command, Instruction, Script};
 use crate::diag::Diagnostic;
@@ -42,6 +43,7 @@ impl Lowering<'_> {
         }
         let name = self.run_name(state, instruction, run, &mounts);
         let created_by = format!("RUN {}{} # buildkit", state.declared_args(), argv.join(" "));
+        state.used += state.args.len() * ENTRY;
         let hostname = self
             .inputs
             .build_args
@@ -92,14 +94,16 @@ impl Lowering<'_> {
         if let Some(title) = run.script_title() {
             text += &format!(" ({title})");
         }
-        let is_secret = |name: &str| {
-            mounts
-                .iter()
-                .any(|m| matches!(m, Mount::Secret { env: Some(env), .. } if env == name))
-        };
+        let secrets: BTreeSet<&str> = mounts
+            .iter()
+            .filter_map(|mount| match mount {
+                Mount::Secret { env, .. } => env.as_deref(),
+                _ => None,
+            })
+            .collect();
         let env = &state.env;
         let lookup = |name: &str| {
-            if is_secret(name) {
+            if secrets.contains(name) {
                 Some("****".to_owned())
             } else {
                 env.lookup(name)

@@ -1,8 +1,9 @@
 //! What a stage is while its instructions are walked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::arg::NOT_IN_ENV;
+use super::budget;
 use super::graph::Graph;
 use super::name::Steps;
 use super::outline::Facts;
@@ -18,6 +19,9 @@ use crate::suggest;
 /// Where commands are looked for when an image does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// After so many warnings in a stage no more names are compared.
+const MAX_SUGGESTIONS: usize = 100;
+
 /// What the instructions of a stage have made so far.
 #[derive(Debug, Clone)]
 pub(super) struct State {
@@ -28,8 +32,12 @@ pub(super) struct State {
     pub(super) history: Vec<History>,
     /// ENV and ARG, as steps see them.
     pub(super) env: Env,
+    /// Where the variables stand in the config.
+    places: BTreeMap<String, usize>,
     /// The `ARG`s in scope with the value each had where it was declared.
     pub(super) args: Vec<(String, Option<String>)>,
+    /// Their names.
+    declared: BTreeSet<String>,
     /// Absolute and clean.
     pub(super) cwd: String,
     /// A `CMD` stood in this stage.
@@ -42,17 +50,73 @@ pub(super) struct State {
     pub(super) workdir_set: bool,
     pub(super) warnings: Vec<Warning>,
     pub(super) facts: Facts,
+    /// The bytes that went into the plan since they were last counted.
+    pub(super) used: usize,
     /// The instruction that is being looked at.
     pub(super) at: Span,
 }
 
 impl State {
+    /// The beginning of a stage, before anything is known of its base.
+    pub(super) fn new(
+        id: StageId,
+        platform: &Platform,
+        steps: Steps,
+        stage: String,
+        at: Span,
+    ) -> Self {
+        Self {
+            id,
+            fs: OpId(0),
+            platform: platform.clone(),
+            config: empty_image(platform),
+            history: Vec::new(),
+            env: Env::default(),
+            places: BTreeMap::new(),
+            args: Vec::new(),
+            declared: BTreeSet::new(),
+            cwd: "/".to_owned(),
+            has_cmd: false,
+            steps,
+            stage,
+            ignore_cache: false,
+            workdir_set: false,
+            warnings: Vec::new(),
+            facts: Facts::default(),
+            used: 0,
+            at,
+        }
+    }
+
+    /// Adds an `ARG` to those in scope.
+    pub(super) fn declare(&mut self, name: &str, value: Option<String>) {
+        self.declared.insert(name.to_owned());
+        self.args.push((name.to_owned(), value));
+    }
+
+    /// Sets a variable of the image.
+    pub(super) fn set_env(&mut self, name: &str, value: &str) {
+        self.env.set(name, value);
+        let entry = format!("{name}={value}");
+        let env = &mut self.config.config.env;
+        match self.places.get(name).and_then(|place| env.get_mut(*place)) {
+            Some(old) => *old = entry,
+            None => {
+                self.places.insert(name.to_owned(), env.len());
+                env.push(entry);
+            }
+        }
+    }
+
     /// Variables that neither `ENV` nor `ARG` has made known. An `ARG` without a value counts as known.
     pub(super) fn warn_of_unset(&mut self, unset: &BTreeSet<String>) {
         for name in unset {
-            let declared = self.args.iter().any(|(arg, _)| arg == name);
+            let declared = self.declared.contains(name);
             if !declared && !NOT_IN_ENV.contains(&name.as_str()) {
-                let near = suggest::nearest(name, self.env.names());
+                let near = match self.warnings.len() {
+                    ..MAX_SUGGESTIONS => suggest::nearest(name, self.env.names()),
+                    _ => None,
+                };
                 self.warnings
                     .push(Warning::undefined_var(self.at, name, near));
             }
@@ -61,6 +125,7 @@ impl State {
 
     /// Adds an entry without a layer.
     pub(super) fn record(&mut self, created_by: String) {
+        self.used += created_by.len();
         self.history.push(History {
             created_by,
             layer: None,
@@ -69,6 +134,7 @@ impl State {
 
     /// Puts an op on top of the stage and adds its history entry.
     pub(super) fn commit(&mut self, graph: &mut Graph, node: Node, created_by: String) {
+        self.used += budget::node(&node) + created_by.len();
         self.fs = graph.add(node);
         self.history.push(History {
             created_by,
@@ -97,9 +163,11 @@ impl State {
         if !has_path && self.platform.os != "windows" {
             self.config.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
-        for entry in &self.config.config.env {
+        self.places.clear();
+        for (place, entry) in self.config.config.env.iter().enumerate() {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
             self.env.set(name, value);
+            self.places.entry(name.to_owned()).or_insert(place);
         }
         let dir = self.config.config.working_dir.clone();
         if !dir.is_empty() {

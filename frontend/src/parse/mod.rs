@@ -7,7 +7,7 @@ mod instructions;
 mod mounts;
 
 use crate::ast::{Dockerfile, Heredoc, Instruction, Kind};
-use crate::diag::{Code, Diagnostic};
+use crate::diag::{Code, Diagnostic, MAX_ERRORS};
 use crate::heredoc;
 use crate::lines::{Lines, Logical};
 use crate::span::{Span, to_u32};
@@ -18,9 +18,6 @@ pub use mounts::{MountError, MountKind, MountSpec, mount_from, parse_mount};
 
 /// Larger texts are refused.
 const MAX_SOURCE: usize = 64 << 20;
-
-/// After so many errors the rest is not looked at.
-const MAX_ERRORS: usize = 100;
 
 /// The instructions there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

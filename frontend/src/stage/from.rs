@@ -13,6 +13,9 @@ use crate::lint::{Rule, Warning};
 use crate::span::{Span, Spanned};
 use crate::suggest;
 
+/// After so many warnings no more names are compared.
+const MAX_SUGGESTIONS: usize = 100;
+
 impl<'a> Stages<'a> {
     /// Reads one `FROM`. After an error the stage is still there, so that what follows from its absence is not reported.
     pub(super) fn stage(
@@ -22,17 +25,12 @@ impl<'a> Stages<'a> {
         instructions: &'a [Instruction],
         errors: &mut Vec<Diagnostic>,
     ) -> Stage<'a> {
-        let declared: Vec<&str> = self
-            .globals
-            .names()
-            .chain(self.global_args.keys().map(String::as_str))
-            .collect();
         let mut uses = BTreeSet::new();
         let mut warnings = Vec::new();
         let mut expand = |raw: &Spanned<String>| {
             let expanded = expand::word(&raw.value, self.escape, &|name| self.globals.lookup(name));
             let expanded = expanded.map_err(|error| error.diagnostic(raw))?;
-            warn_of_undeclared(&expanded, &declared, span, &mut warnings);
+            self.warn_of_undeclared(&expanded, span, &mut warnings);
             uses.extend(expanded.used.iter().cloned());
             Ok::<_, Diagnostic>(expanded)
         };
@@ -128,6 +126,26 @@ impl<'a> Stages<'a> {
         Err(error)
     }
 
+    fn warn_of_undeclared(&self, expanded: &Expansion, span: Span, warnings: &mut Vec<Warning>) {
+        for name in &expanded.unset {
+            if self.globals.get(name).is_some() || self.global_args.contains_key(name) {
+                continue;
+            }
+            let near = match self.warnings.len() + warnings.len() {
+                ..MAX_SUGGESTIONS => {
+                    let args = self.global_args.keys().map(String::as_str);
+                    suggest::nearest(name, self.globals.names().chain(args))
+                }
+                _ => None,
+            };
+            let near = near
+                .map(|near| format!(" (did you mean {near}?)"))
+                .unwrap_or_default();
+            let message = format!("FROM argument '{name}' is not declared{near}");
+            warnings.push(Warning::new(Rule::UndefinedArgInFrom, span, message));
+        }
+    }
+
     /// A constant platform makes a Dockerfile for one platform only, unless the stage's name says that it is meant so.
     fn warn_of_platform(
         &self,
@@ -160,26 +178,6 @@ impl<'a> Stages<'a> {
                 message,
             ));
         }
-    }
-}
-
-fn warn_of_undeclared(
-    expanded: &Expansion,
-    declared: &[&str],
-    span: Span,
-    warnings: &mut Vec<Warning>,
-) {
-    for name in expanded
-        .unset
-        .iter()
-        .filter(|name| !declared.contains(&name.as_str()))
-    {
-        let near = suggest::nearest(name, declared.iter().copied());
-        let near = near
-            .map(|near| format!(" (did you mean {near}?)"))
-            .unwrap_or_default();
-        let message = format!("FROM argument '{name}' is not declared{near}");
-        warnings.push(Warning::new(Rule::UndefinedArgInFrom, span, message));
     }
 }
 
