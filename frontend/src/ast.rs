@@ -4,6 +4,7 @@ use crate::span::{Span, Spanned};
 
 /// A parsed Dockerfile. Instructions are in source order; `FROM` starts a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Dockerfile {
     /// The parser directives at the top of the file.
     pub directives: Directives,
@@ -13,6 +14,7 @@ pub struct Dockerfile {
 
 /// The parser directives (`# name=value` lines at the very top of the file).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Directives {
     /// `# syntax=…`: the whole value. Noted, never executed.
     pub syntax: Option<Spanned<String>>,
@@ -24,6 +26,7 @@ pub struct Directives {
 
 /// One instruction, from its keyword to the end of its last continuation line or heredoc.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Instruction {
     /// From the keyword's first byte to the end of the last line that belongs to the instruction.
     pub span: Span,
@@ -43,6 +46,7 @@ pub struct Instruction {
 
 /// The instruction's meaning, one variant per keyword.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[allow(missing_docs)]
 pub enum Kind {
     From(From),
@@ -68,6 +72,7 @@ pub enum Kind {
 
 /// `FROM [--platform=P] image [AS name]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct From {
     /// `--platform`, not expanded.
     pub platform: Option<Spanned<String>>,
@@ -81,6 +86,7 @@ pub struct From {
 
 /// One `NAME[=default]` of an `ARG`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ArgDefault {
     /// The name, a raw word.
     pub name: Spanned<String>,
@@ -90,6 +96,7 @@ pub struct ArgDefault {
 
 /// The pairs of `ENV` or `LABEL`, raw words (not expanded, quotes kept).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Pairs {
     /// `ENV K rest of line` (true) or `ENV K=V …` (false).
     pub legacy: bool,
@@ -99,6 +106,7 @@ pub struct Pairs {
 
 /// A command in shell form (one string) or exec form (JSON array).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[allow(missing_docs)]
 pub enum Command {
     Shell(String),
@@ -107,6 +115,7 @@ pub enum Command {
 
 /// A heredoc with its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Heredoc {
     /// The delimiter without quotes; names the file that `COPY` makes.
     pub name: String,
@@ -137,6 +146,7 @@ impl Heredoc {
 
 /// `RUN`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Run {
     /// `--mount`, raw CSV values; read by [`crate::parse_mount`], which also expands them.
     pub mounts: Vec<Spanned<String>>,
@@ -154,6 +164,7 @@ pub struct Run {
 
 /// A `RUN --device`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Device {
     /// The CDI name.
     pub name: String,
@@ -163,6 +174,7 @@ pub struct Device {
 
 /// What a shell-form `RUN` gives to the words of `SHELL`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Script {
     /// One argument.
     Text(String),
@@ -216,6 +228,7 @@ impl Run {
 
 /// `COPY` or `ADD`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Copy {
     /// `COPY --from`.
     pub from: Option<Spanned<String>>,
@@ -243,6 +256,7 @@ pub struct Copy {
 
 /// A source of `COPY` or `ADD`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[allow(missing_docs)]
 pub enum Source {
     /// A raw word, not expanded. In JSON form too, where quotes inside the string are expanded like any others.
@@ -252,6 +266,7 @@ pub enum Source {
 
 /// `HEALTHCHECK`. Durations in nanoseconds; zero where absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[allow(missing_docs)]
 pub enum Healthcheck {
     None,
@@ -267,6 +282,7 @@ pub enum Healthcheck {
 
 /// `ONBUILD`: the trigger's text, heredoc bodies included, as the image config stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Onbuild {
     /// The instruction to run later.
     pub trigger: Spanned<String>,

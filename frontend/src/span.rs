@@ -4,6 +4,7 @@ use std::fmt;
 
 /// A byte range of the source text, `start..end`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Span {
     /// The first byte.
     pub start: u32,
@@ -33,6 +34,7 @@ impl fmt::Debug for Span {
 
 /// A value and where it was written.
 #[derive(Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Spanned<T> {
     /// The value.
     pub value: T,
@@ -55,6 +57,7 @@ impl<T: fmt::Debug> fmt::Debug for Spanned<T> {
 
 /// A line and a column, both from 1; the column counts characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[allow(missing_docs)]
 pub struct Position {
     pub line: u32,

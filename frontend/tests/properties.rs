@@ -128,6 +128,12 @@ fn check_ok(source: &str, dockerfile: &Dockerfile) {
             }
         }
     }
+    let pieces = dockerfile.pieces(source);
+    let text: String = pieces
+        .iter()
+        .map(|piece| piece.span.slice(source))
+        .collect();
+    assert_eq!(text, source, "the pieces are not the text");
     let _ = lint(dockerfile, Scope::All, Vec::new(), None);
 }
 
