@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -113,6 +113,17 @@ fn shard_name(digest: &Digest) -> PathBuf {
 
 pub(crate) fn blob_name(digest: &Digest) -> PathBuf {
     shard_name(digest).join(digest.hex())
+}
+
+/// Whether the bytes of a blob are what its name says.
+pub(crate) fn is_whole(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else {
+        return false;
+    };
+    let mut reader = HashingReader::new(file);
+    let read = io::copy(&mut reader, &mut io::sink());
+    let name = path.file_name().unwrap_or_default();
+    read.is_ok() && name == reader.digest().hex().as_str()
 }
 
 /// Reads a blob, and checks it on the way.

@@ -3,21 +3,27 @@
 //! Files are written and renamed without waiting for the disk. The kernel keeps the order of what
 //! processes see, but after a power cut a name may lead to fewer bytes than were written. So the first open of
 //! a boot leaves a synced file `dirty-<boot id>`. As long as the machine runs, it means nothing. An
-//! open that finds the file of *another* boot cannot know whether that boot ended well: it removes what was
-//! written since that file's time. [`Store::sync`](crate::Store::sync) moves the time forward.
+//! open that finds the file of *another* boot cannot know whether that boot ended well: it checks what was
+//! written since that file's time, and removes what is not whole. [`Store::sync`](crate::Store::sync) moves the
+//! time forward.
+//!
+//! Blobs are hashed; layers that were made here are hashed as their tars; layers of other programs are removed, since they can be
+//! unpacked again from their blobs; records and names must be readable; the stat index checks itself. Cache mounts belong to the
+//! programs that use them.
 
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use rayon::prelude::*;
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::At;
-use crate::store::{BLOBS, KEYS, LAYERS, MOUNTS, REFS, STATS, c_string, create_file, exclusive};
-use crate::{Result, Time, dir, remove};
+use crate::store::{BLOBS, KEYS, LAYERS, REFS, c_string, create_file, exclusive};
+use crate::{Result, Time, blob, dir, remove, snapshot};
 
 const PREFIX: &str = "dirty-";
 /// The clock of the file system is coarse, and may be set back a little.
@@ -88,29 +94,45 @@ fn recover(root: &Path, store: &OwnedFd, marker: &CString) -> Result<()> {
         return Ok(());
     };
     let since = Time::from_secs(found.mtime.secs - SLACK);
-    for folder in [LAYERS, KEYS, STATS, REFS, MOUNTS] {
-        drop_since(store.as_fd(), &root.join(folder), folder, since)?;
+    for folder in [KEYS, REFS] {
+        check_since(store.as_fd(), root, folder, since, &is_json)?;
     }
-    let blobs = root.join(BLOBS);
-    let shards = dir::open(&blobs).at("open", &blobs)?;
-    for shard in dir::names(shards.as_fd()).at("list", &blobs)? {
-        let shard = shard.to_string_lossy();
-        drop_since(shards.as_fd(), &blobs.join(&*shard), &shard, since)?;
+    check_since(store.as_fd(), root, LAYERS, since, &snapshot::is_whole)?;
+    for shard in 0..=u8::MAX {
+        let folder = format!("{BLOBS}/{shard:02x}");
+        check_since(store.as_fd(), root, &folder, since, &blob::is_whole)?;
     }
     unlinkat(store, marker, AtFlags::empty()).at("remove", &path)
 }
 
-/// Removes the entries of a folder that changed at or after a moment.
-fn drop_since(parent: BorrowedFd<'_>, path: &Path, folder: &str, since: Time) -> Result<()> {
-    let drop = || -> io::Result<()> {
-        let folder = dir::open_child(parent, &c_string(folder))?;
-        for name in dir::names(folder.as_fd())? {
-            let found = dir::lookup(&folder, &name)?;
-            if found.is_some_and(|found| found.mtime >= since) {
-                remove::remove_all(folder.as_fd(), &name)?;
+fn is_json(path: &Path) -> bool {
+    let text = std::fs::read(path).unwrap_or_default();
+    serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok()
+}
+
+/// Removes the entries of a folder that changed at or after a moment and are not whole.
+fn check_since(
+    store: BorrowedFd<'_>,
+    root: &Path,
+    folder: &str,
+    since: Time,
+    is_whole: &(dyn Fn(&Path) -> bool + Sync),
+) -> Result<()> {
+    let path = root.join(folder);
+    let check = || -> io::Result<()> {
+        let folder = match dir::open_child(store, &c_string(folder)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            opened => opened?,
+        };
+        let names = dir::names(folder.as_fd())?;
+        names.par_iter().try_for_each(|name| {
+            let written = dir::lookup(&folder, name)?;
+            let suspect = written.is_some_and(|written| written.mtime >= since);
+            if suspect && !is_whole(&path.join(OsStr::from_bytes(name.to_bytes()))) {
+                remove::remove_all(folder.as_fd(), name)?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     };
-    drop().at("recover", &PathBuf::from(path))
+    check().at("recover", &path)
 }

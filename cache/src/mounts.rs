@@ -68,7 +68,7 @@ impl Store {
             last_access: now,
             last_modification: now,
         };
-        // A power cut makes everything suspect that was in use since the last sync.
+        // The time of the folder says when it was last used.
         rustix::fs::futimens(&folder, &now).at("set the time of", &path)?;
         match sharing {
             Sharing::Shared => instance(&folder, &path, 0, FlockOperation::LockShared),

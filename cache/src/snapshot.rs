@@ -264,6 +264,21 @@ impl Store {
     }
 }
 
+/// Whether a layer's folder holds what its name says. One of another program cannot be told.
+pub(crate) fn is_whole(path: &Path) -> bool {
+    let check = || -> Option<bool> {
+        let facts = std::fs::read(path.join("facts")).ok()?;
+        let facts: Facts = serde_json::from_slice(&facts).ok()?;
+        let tree = path.join(TREE);
+        let root = dir::open(&tree).ok()?;
+        let diff = Diff::new(&tree, Against::Nothing).ok()?;
+        let found = stream::run(diff, &tree, &root, Want::Tar, &mut std::io::sink()).ok()?;
+        let name = path.file_name().unwrap_or_default();
+        Some(!facts.foreign && name == found.diff_id.0.hex().as_str())
+    };
+    check().unwrap_or(false)
+}
+
 /// None if they cannot be understood: then the layer is as good as absent.
 fn read_facts(file: OwnedFd) -> std::io::Result<Option<Facts>> {
     let text = std::io::read_to_string(std::fs::File::from(file))?;

@@ -164,7 +164,7 @@ impl<'a> Archive<'a> {
 
     fn account(&mut self, header: &Header, stored: u64) -> Result<(), Failure> {
         self.left = stored;
-        self.padding = stored.next_multiple_of(BLOCK) - stored;
+        self.padding = (BLOCK - stored % BLOCK) % BLOCK;
         if header.sparse.is_some() {
             self.holes = self.holes.saturating_add(header.meta.size - stored);
             if self.holes > MAX_HOLES {

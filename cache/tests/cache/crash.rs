@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lapstrake_cache::{DiffId, Digest, Error, Key, Options, Policy, StatIndex, Store, Time};
+use lapstrake_cache::{DiffId, Digest, Error, Key, Layer, Options, Policy, Sharing, Store, Time};
 
 use crate::support::{RawTar, layer, run, set_time, store};
 
@@ -175,47 +175,63 @@ fn open_in_boot(root: &Path, boot: &str) -> Store {
 }
 
 #[test]
-fn what_a_power_cut_may_have_broken_is_dropped() {
+fn what_a_power_cut_broke_is_dropped_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");
-    let key = Key([1; 32]);
-    let old = Key([2; 32]);
-
-    let store = open_in_boot(&root, "first");
-    let durable = store.put_blob(b"durable").unwrap();
-    store.put_record(&old, &1).unwrap();
     let blob = |digest: &Digest| {
         let hex = digest.hex();
         root.join("blobs/sha256").join(&hex[..2]).join(&hex)
     };
-    set_time(&blob(&durable), 1_000_000_000);
-    set_time(&root.join("keys-v1").join(old.to_string()), 1_000_000_000);
-    let cut = store.put_blob(b"cut").unwrap();
-    store.put_record(&key, &2).unwrap();
-    store.set_ref("name", &cut).unwrap();
-    StatIndex::load(&store, &[3; 32]).save(&store).unwrap();
-    let made = layer(&store, &[], |root| fs::write(root.join("x"), "x").unwrap());
-    // The same boot trusts everything, also by another process.
-    drop(store);
+    let record = |key: &Key| root.join("keys-v1").join(key.to_string());
+    let keys = [Key([1; 32]), Key([2; 32])];
+
     let store = open_in_boot(&root, "first");
-    assert!(store.has_blob(&cut).is_some() && store.layer(&made.diff_id).unwrap().is_some());
-    // Reading marks as used, but not as written.
-    assert_eq!(store.record::<u32>(&old).unwrap(), Some(1));
+    let blobs = [b"whole", b"a cut"].map(|bytes| store.put_blob(bytes).unwrap());
+    let layers = ["whole", "a cut"].map(|text| {
+        layer(&store, &[], |root| {
+            fs::write(root.join(text), text).unwrap();
+        })
+    });
+    let archive = RawTar::new().file("foreign", b"x").end();
+    let foreign = store
+        .extract(&archive[..], &DiffId(Digest::of(&archive)))
+        .unwrap();
+    for (number, key) in keys.iter().enumerate() {
+        store.put_record(key, &number).unwrap();
+        store
+            .set_ref(&format!("name {number}"), &blobs[number])
+            .unwrap();
+    }
+    let mount = store.cache_mount("id", Sharing::Shared).unwrap();
+    fs::write(mount.path().join("file"), "x").unwrap();
+    drop((mount, store));
+    // The same boot trusts everything, also by another process.
+    fs::write(blob(&blobs[1]), "").unwrap();
+    let store = open_in_boot(&root, "first");
+    assert!(store.has_blob(&blobs[1]).is_some());
+    fs::write(store.layer_dir(&layers[1].diff_id).join("a cut"), "").unwrap();
+    fs::write(record(&keys[1]), "").unwrap();
+    fs::write(root.join("refs-v1/name%201"), "").unwrap();
     drop(store);
 
     let store = open_in_boot(&root, "second");
-    assert_eq!(store.has_blob(&cut), None);
-    assert_eq!(store.layer(&made.diff_id).unwrap(), None);
-    assert_eq!(store.record::<u32>(&key).unwrap(), None);
-    assert_eq!(store.refs().unwrap(), []);
-    assert!(store.has_blob(&durable).is_some());
-    assert_eq!(store.record::<u32>(&old).unwrap(), Some(1));
+    let there = |digest| store.has_blob(digest).is_some();
+    assert_eq!(blobs.each_ref().map(there), [true, false]);
+    let there = |made: &Layer| store.layer(&made.diff_id).unwrap().is_some();
+    assert_eq!(layers.each_ref().map(there), [true, false]);
+    assert!(!there(&foreign));
+    let read = |key| store.record::<u32>(key).unwrap();
+    assert_eq!(keys.each_ref().map(read), [Some(0), None]);
+    assert_eq!(store.refs().unwrap(), [("name 0".to_owned(), blobs[0])]);
+    assert!(!store.cache_mount("id", Sharing::Shared).unwrap().fresh());
 
-    // What was synced stays.
+    // What was synced is not looked at again.
     let synced = store.put_blob(b"synced").unwrap();
     std::thread::sleep(Duration::from_millis(3500));
     store.sync().unwrap();
     drop(store);
+    fs::write(blob(&synced), "broken").unwrap();
+    set_time(&blob(&synced), 1_000_000_000);
     let store = open_in_boot(&root, "third");
     assert!(store.has_blob(&synced).is_some());
     let markers = fs::read_dir(&root).unwrap().filter(|entry| {

@@ -6,6 +6,7 @@ mod digests;
 mod hostile;
 mod overlay;
 mod pruning;
+mod rootless;
 mod roundtrip;
 mod shared;
 mod support;
