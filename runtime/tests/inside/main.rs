@@ -76,7 +76,7 @@ fn run(identity: Identity, filter: &str) -> usize {
         leaks::TESTS,
     ]
     .concat();
-    let mut failed = 0;
+    let (mut succeeded, mut failed) = (0, 0);
     for (name, needs, test) in tests.into_iter().filter(|(name, ..)| name.contains(filter)) {
         if !needs.met(identity) {
             continue;
@@ -85,7 +85,11 @@ fn run(identity: Identity, filter: &str) -> usize {
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&space))).is_ok();
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
         failed += usize::from(!passed);
+        succeeded += usize::from(passed);
     }
+    // As the built-in harness says it, for those who add up.
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!("test result: {verdict}. {succeeded} passed; {failed} failed; 0 ignored");
     failed
 }
 
