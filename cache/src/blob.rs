@@ -1,7 +1,8 @@
 //! Blobs: bytes under the name of their sha256.
 //!
-//! A blob appears under its name only after its bytes were hashed; whoever reads one learns at its end
-//! whether they still match, and a blob that does not is removed, so that the next build fetches it again.
+//! A blob appears under its name only after its bytes were hashed; whoever reads one learns at its
+//! end whether they still match, and a blob that does not is removed, so that the next build
+//! fetches it again.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -27,7 +28,8 @@ impl Store {
         (found.kind == Kind::File).then_some(found.size)
     }
 
-    /// Opens a blob, if it is there. Reading it fails at its end if the bytes do not match the digest.
+    /// Opens a blob, if it is there. Reading it fails at its end if the bytes do not match the
+    /// digest.
     pub fn open_blob(&self, digest: &Digest) -> Result<Option<BlobReader>> {
         self.leases().take(Leased::Blob(*digest))?;
         let name = blob_name(digest);

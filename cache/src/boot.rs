@@ -1,15 +1,15 @@
 //! What a power cut may do to a store, without a sync for every step.
 //!
 //! Files are written and renamed without waiting for the disk. The kernel keeps the order of what
-//! processes see, but after a power cut a name may lead to fewer bytes than were written. So the first open of
-//! a boot leaves a synced file `dirty-<boot id>`. As long as the machine runs, it means nothing. An
-//! open that finds the file of *another* boot cannot know whether that boot ended well: it checks what was
-//! written since that file's time, and removes what is not whole. [`Store::sync`](crate::Store::sync) moves the
-//! time forward.
+//! processes see, but after a power cut a name may lead to fewer bytes than were written. So the
+//! first open of a boot leaves a synced file `dirty-<boot id>`. As long as the machine runs, it
+//! means nothing. An open that finds the file of *another* boot cannot know whether that boot ended
+//! well: it checks what was written since that file's time, and removes what is not whole.
+//! [`Store::sync`](crate::Store::sync) moves the time forward.
 //!
-//! Blobs are hashed; layers that were made here are hashed as their tars; layers of other programs are removed, since they can be
-//! unpacked again from their blobs; records and names must be readable; the stat index checks itself. Cache mounts belong to the
-//! programs that use them.
+//! Blobs are hashed; layers that were made here are hashed as their tars; layers of other programs
+//! are removed, since they can be unpacked again from their blobs; records and names must be
+//! readable; the stat index checks itself. Cache mounts belong to the programs that use them.
 
 use std::ffi::{CString, OsStr};
 use std::io;

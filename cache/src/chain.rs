@@ -1,9 +1,10 @@
 //! A stack of layers as the lower directories of one mount.
 //!
-//! An archive may hold `srv/file` without holding `srv`. In the layer's folder there must be a directory all the
-//! same, and its owner and mode would hide those of the layers below. Other builders copy them from below while unpacking; here a layer is
-//! unpacked once for every stack, in any order. So such a layer is followed, in the stack, by a small folder that holds only
-//! the directories concerned, with what the layers below say of them.
+//! An archive may hold `srv/file` without holding `srv`. In the layer's folder there must be a
+//! directory all the same, and its owner and mode would hide those of the layers below. Other
+//! builders copy them from below while unpacking; here a layer is unpacked once for every stack, in
+//! any order. So such a layer is followed, in the stack, by a small folder that holds only the
+//! directories concerned, with what the layers below say of them.
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -21,7 +22,8 @@ use crate::xattr::{Target, Xattrs};
 use crate::{ChainId, DiffId, Error, Result, Store, dir, place};
 
 impl Store {
-    /// The lower directories for a stack of layers, both lowest first. All layers must be in the store.
+    /// The lower directories for a stack of layers, both lowest first. All layers must be in the
+    /// store.
     pub fn lowers(&self, layers: &[DiffId]) -> Result<Vec<PathBuf>> {
         let mut paths = Vec::with_capacity(layers.len());
         for (index, diff_id) in layers.iter().enumerate() {

@@ -41,8 +41,9 @@ pub fn kept_xattrs(file: BorrowedFd<'_>) -> io::Result<Xattrs> {
     Target::Open(file).kept()
 }
 
-/// Copies an open regular file to a new name, in place of what is there (unless that is a directory), and
-/// returns its size. Fails if the file is not, or ceases to be, the one that `expected` describes.
+/// Copies an open regular file to a new name, in place of what is there (unless that is a
+/// directory), and returns its size. Fails if the file is not, or ceases to be, the one that
+/// `expected` describes.
 pub fn copy_file(
     source: BorrowedFd<'_>,
     expected: &Meta,
@@ -73,8 +74,8 @@ pub fn place_symlink(
     set_named(dir, name, attributes)
 }
 
-/// Makes a device node or named pipe like the one that `meta` describes. A character device 0:0, which overlayfs takes
-/// for a deletion, and sockets are refused.
+/// Makes a device node or named pipe like the one that `meta` describes. A character device 0:0,
+/// which overlayfs takes for a deletion, and sockets are refused.
 pub fn place_node(
     dir: BorrowedFd<'_>,
     name: &CStr,
@@ -96,8 +97,8 @@ pub fn place_node(
     Ok(rustix::fs::chmod(dir::proc_self(node.as_fd()), mode)?)
 }
 
-/// Opens a directory, making it if there is none, in place of anything else that is there. Whether it was made
-/// is returned too; an existing one keeps its metadata.
+/// Opens a directory, making it if there is none, in place of anything else that is there. Whether
+/// it was made is returned too; an existing one keeps its metadata.
 pub fn place_dir(
     dir: BorrowedFd<'_>,
     name: &CStr,
@@ -119,8 +120,8 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     remove::remove_all(dir, name)
 }
 
-/// Gives an open file or directory its metadata. Owner first: a change of owner clears capabilities and
-/// set-id bits.
+/// Gives an open file or directory its metadata. Owner first: a change of owner clears capabilities
+/// and set-id bits.
 pub fn set_attributes(fd: BorrowedFd<'_>, attributes: &Attributes<'_>) -> io::Result<()> {
     fchown(fd, Some(user(attributes.uid)), Some(group(attributes.gid)))?;
     set_xattrs(Target::Open(fd), attributes)?;
@@ -164,7 +165,8 @@ fn make_room(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
     }
 }
 
-/// Copies the content: by sharing blocks where the file system can, else inside the kernel, else by hand. Holes stay holes.
+/// Copies the content: by sharing blocks where the file system can, else inside the kernel, else by
+/// hand. Holes stay holes.
 fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, size: u64) -> io::Result<u64> {
     if size <= SMALL {
         return copy_by_hand(from, to, 0);

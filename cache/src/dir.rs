@@ -29,8 +29,8 @@ pub(crate) fn open_child(parent: impl AsFd, name: &CStr) -> io::Result<OwnedFd> 
     Ok(openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
-/// The names in a directory, in the order of their bytes. The descriptor must be fresh: it is read to its
-/// end, and cannot be read again.
+/// The names in a directory, in the order of their bytes. The descriptor must be fresh: it is read
+/// to its end, and cannot be read again.
 pub(crate) fn sorted_names(fresh: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     let mut names = read_names(fresh)?;
     names.sort_unstable();

@@ -1,7 +1,9 @@
-//! What an entry adds to a content digest: everything that a program in the image could see, but times.
+//! What an entry adds to a content digest: everything that a program in the image could see, but
+//! times.
 //!
-//! Layers and selections of files use the same form, so that equal files are equal wherever they were found.
-//! Each text is preceded by its length. A change here changes every content digest: raise `keys-v1`.
+//! Layers and selections of files use the same form, so that equal files are equal wherever they
+//! were found. Each text is preceded by its length. A change here changes every content digest:
+//! raise `keys-v1`.
 
 use crate::meta::{Kind, Meta};
 use crate::xattr::Xattrs;

@@ -1,10 +1,12 @@
 //! What the store holds, and getting rid of what nobody needs.
 //!
-//! Three steps. *List*: everything with its size and the time of its last use. *Choose*: a pure function decides, by
-//! age and size, and never takes what an image name leads to. *Sweep*: in small batches, each under the store's lock, so that builds
-//! wait for microseconds only; what a living process has leased stays, and a name that came meanwhile counts.
+//! Three steps. *List*: everything with its size and the time of its last use. *Choose*: a pure
+//! function decides, by age and size, and never takes what an image name leads to. *Sweep*: in
+//! small batches, each under the store's lock, so that builds wait for microseconds only; what a
+//! living process has leased stays, and a name that came meanwhile counts.
 //!
-//! A record may outlive the layer it names. Who reads a record asks for the layer, and takes its absence for a miss.
+//! A record may outlive the layer it names. Who reads a record asks for the layer, and takes its
+//! absence for a miss.
 
 use std::collections::HashSet;
 use std::io;
@@ -65,7 +67,8 @@ pub struct Policy {
     pub cache_mounts: bool,
 }
 
-/// Chooses what to remove, least recently used first. `rooted` are the digests (of blobs and layers) that must stay.
+/// Chooses what to remove, least recently used first. `rooted` are the digests (of blobs and
+/// layers) that must stay.
 pub fn choose(items: &[Item], rooted: &HashSet<Digest>, now: Time, policy: &Policy) -> Vec<Item> {
     let mut candidates: Vec<&Item> = items
         .iter()
@@ -168,8 +171,9 @@ impl Store {
         Ok(items)
     }
 
-    /// Removes what `policy` says, and returns what was removed. Safe while builds run: what they use stays. `reach` follows
-    /// an image name's digest to what the image needs; a name whose manifest cannot be read keeps only itself.
+    /// Removes what `policy` says, and returns what was removed. Safe while builds run: what they
+    /// use stays. `reach` follows an image name's digest to what the image needs; a name whose
+    /// manifest cannot be read keeps only itself.
     pub fn collect(&self, policy: &Policy, now: Time, reach: &mut Reach<'_>) -> Result<Vec<Item>> {
         self.sweep()?;
         self.clear_locks()?;
@@ -198,8 +202,8 @@ impl Store {
         Ok(removed)
     }
 
-    /// Takes the store's lock at a moment when all names are known. (Following a name takes leases, and so
-    /// cannot be done under the lock.)
+    /// Takes the store's lock at a moment when all names are known. (Following a name takes leases,
+    /// and so cannot be done under the lock.)
     fn lock_with_roots(&self, roots: &mut Roots, reach: &mut Reach<'_>) -> Result<OwnedFd> {
         loop {
             roots.update(self, reach)?;

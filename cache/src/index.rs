@@ -1,8 +1,8 @@
 //! The index: from the key of a step to the record of its result, one small file a key.
 //!
-//! A record is replaced whole (`rename`), so a reader sees the old one or the new one. One that cannot be
-//! read, for whatever reason, is no record: the step is run again. Its file's access time says when it
-//! was last used, to the hour.
+//! A record is replaced whole (`rename`), so a reader sees the old one or the new one. One that
+//! cannot be read, for whatever reason, is no record: the step is run again. Its file's access time
+//! says when it was last used, to the hour.
 
 use std::fs::File;
 use std::io::Read;
@@ -61,8 +61,8 @@ impl Store {
         }
     }
 
-    /// Locks a key, so that one process at a time works on it. If another holds it, `waiting` is called
-    /// once, and the lock is waited for.
+    /// Locks a key, so that one process at a time works on it. If another holds it, `waiting` is
+    /// called once, and the lock is waited for.
     pub fn lock_key(&self, key: &Key, waiting: &mut dyn FnMut()) -> Result<KeyLock> {
         let mut told = false;
         loop {

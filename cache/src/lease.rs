@@ -1,9 +1,10 @@
 //! Why a prune never breaks a build: each process writes down what it uses.
 //!
-//! A build that learns that a layer or a blob exists, or is about to make one, first adds its name to the file `leases` in its
-//! folder below `tmp`, under the store's lock (shared, for a few microseconds). A prune takes the lock exclusively, reads
-//! the leases of the processes that live, moves away what nobody leased, and lets go. So a build waits
-//! for a prune only that long, and a prune never waits for a build to end.
+//! A build that learns that a layer or a blob exists, or is about to make one, first adds its name
+//! to the file `leases` in its folder below `tmp`, under the store's lock (shared, for a few
+//! microseconds). A prune takes the lock exclusively, reads the leases of the processes that live,
+//! moves away what nobody leased, and lets go. So a build waits for a prune only that long, and a
+//! prune never waits for a build to end.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -58,7 +59,8 @@ impl Leases {
         })
     }
 
-    /// After this returns, and as long as this process lives, the thing is not pruned if it is there.
+    /// After this returns, and as long as this process lives, the thing is not pruned if it is
+    /// there.
     pub(crate) fn take(&self, what: Leased) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.held.contains(&what) {

@@ -18,17 +18,19 @@
 //! tmp/<pid>-<n>/           of one process, locked while it lives: scratch folders, files on their way, leases
 //! ```
 //!
-//! **What is visible is complete.** A blob, layer or record gets its name by a rename, after its bytes were
-//! hashed. A killed process leaves only its folder in `tmp`, which the next open removes.
+//! **What is visible is complete.** A blob, layer or record gets its name by a rename, after its
+//! bytes were hashed. A killed process leaves only its folder in `tmp`, which the next open
+//! removes.
 //!
-//! **What is used is not pruned.** A process leases what it looks up or makes (see `lease`), so garbage
-//! collection and builds run side by side.
+//! **What is used is not pruned.** A process leases what it looks up or makes (see `lease`), so
+//! garbage collection and builds run side by side.
 //!
-//! **What is persisted has a version** in its folder's name; programs ignore folders that they do not know. Blobs need
-//! none: their name says what they must be.
+//! **What is persisted has a version** in its folder's name; programs ignore folders that they do
+//! not know. Blobs need none: their name says what they must be.
 //!
-//! The crate is synchronous, prints nothing, reads no environment variables and never mounts. Archives and the trees made
-//! from them are taken to be hostile; the store's folder itself (mode 0700) is not.
+//! The crate is synchronous, prints nothing, reads no environment variables and never mounts.
+//! Archives and the trees made from them are taken to be hostile; the store's folder itself (mode
+//! 0700) is not.
 
 mod blob;
 mod boot;

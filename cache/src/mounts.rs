@@ -1,7 +1,7 @@
 //! Cache mounts: folders that outlive the steps that use them.
 //!
-//! `mounts-v1/<digest of the id>/` holds one folder for each instance, named by a number, and beside it a
-//! lock file. Which instance a step gets depends on how it shares: see [`Sharing`].
+//! `mounts-v1/<digest of the id>/` holds one folder for each instance, named by a number, and
+//! beside it a lock file. Which instance a step gets depends on how it shares: see [`Sharing`].
 
 use std::ffi::CString;
 use std::io;
@@ -52,7 +52,8 @@ impl CacheMount {
 }
 
 impl Store {
-    /// Takes the cache mount `id` into use, making it if there is none. With [`Sharing::Locked`] this may wait long.
+    /// Takes the cache mount `id` into use, making it if there is none. With [`Sharing::Locked`]
+    /// this may wait long.
     pub fn cache_mount(&self, id: &str, sharing: Sharing) -> Result<CacheMount> {
         let (name, path) = mount_name(self, id);
         match mkdirat(self.dir(), &name, Mode::RWXU) {
@@ -88,8 +89,8 @@ impl Store {
     }
 }
 
-/// Removes the instances that are not in use; whether that is all of them. The lock files stay, so that two
-/// processes never hold "the" lock on different files.
+/// Removes the instances that are not in use; whether that is all of them. The lock files stay, so
+/// that two processes never hold "the" lock on different files.
 pub(crate) fn reset(folder: &OwnedFd, path: &Path) -> Result<bool> {
     let mut all = true;
     for (number, name) in instances(folder.as_fd()).at("list", path)? {

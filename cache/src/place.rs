@@ -54,7 +54,8 @@ pub fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> io::Res
 pub type Created<'a> = dyn FnMut(&Path, BorrowedFd<'_>) -> io::Result<()> + 'a;
 
 /// Opens the directory at `path` below `root`, making what is missing with mode 0755. `created` is
-/// called with the path below the root and the descriptor of every directory that was made, parents first.
+/// called with the path below the root and the descriptor of every directory that was made, parents
+/// first.
 pub fn make_dirs_in_root(
     root: BorrowedFd<'_>,
     path: &Path,

@@ -1,7 +1,7 @@
 //! The folder of one process: what it writes before it is visible, and what it leases.
 //!
-//! The folder is locked as long as the process lives. One that is not locked was left by a process that was killed, and
-//! is removed by whoever comes next.
+//! The folder is locked as long as the process lives. One that is not locked was left by a process
+//! that was killed, and is removed by whoever comes next.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -80,7 +80,8 @@ impl Session {
         (c_string(&name), path)
     }
 
-    /// Held while something from the folder gets its name in the store; fails once the session was closed.
+    /// Held while something from the folder gets its name in the store; fails once the session was
+    /// closed.
     pub(crate) fn publishing(&self) -> Result<RwLockReadGuard<'_, bool>> {
         let closed = self.closed.read().unwrap_or_else(PoisonError::into_inner);
         if *closed {
@@ -156,14 +157,15 @@ impl Scratch {
 }
 
 impl Store {
-    /// Ends the work of this process although threads of it may still be at it: from now on nothing gets a name in the
-    /// store, and the folder of this process is removed. What those threads do next fails.
+    /// Ends the work of this process although threads of it may still be at it: from now on nothing
+    /// gets a name in the store, and the folder of this process is removed. What those threads do
+    /// next fails.
     pub fn close(&self) {
         self.session().close();
     }
 
-    /// A new empty folder of mode 0700, removed when dropped (or, if this process is killed, by a later
-    /// [`Store::open`]).
+    /// A new empty folder of mode 0700, removed when dropped (or, if this process is killed, by a
+    /// later [`Store::open`]).
     pub fn scratch(&self) -> Result<Scratch> {
         let (name, path) = self.temp_name();
         mkdirat(self.temp_dir(), &name, Mode::RWXU).at("create", &path)?;
@@ -179,9 +181,10 @@ impl Drop for Scratch {
     }
 }
 
-/// Asks the file system to lay out each scratch folder for itself, away from the others, as it does for home
-/// directories. Without it ext4 puts all of them close together, and files of one build have to find room between
-/// those of another that were just removed: measured with 16,000 files, ten times the cost. Best effort.
+/// Asks the file system to lay out each scratch folder for itself, away from the others, as it does
+/// for home directories. Without it ext4 puts all of them close together, and files of one build
+/// have to find room between those of another that were just removed: measured with 16,000 files,
+/// ten times the cost. Best effort.
 fn spread(dir: &OwnedFd) {
     if let Ok(flags) = ioctl_getflags(dir) {
         let _ = ioctl_setflags(dir, flags | IFlags::TOPDIR);

@@ -1,8 +1,9 @@
 //! Writable folders over layers, and how they become layers.
 //!
-//! A snapshot has an empty upper folder, a work folder for overlayfs, and the layers below it. Who got one writes into the
-//! upper folder (through a mount, or directly in overlay form) and commits. Committing consumes the snapshot: the
-//! upper folder itself, moved, is the new layer, and nobody writes to it again.
+//! A snapshot has an empty upper folder, a work folder for overlayfs, and the layers below it. Who
+//! got one writes into the upper folder (through a mount, or directly in overlay form) and commits.
+//! Committing consumes the snapshot: the upper folder itself, moved, is the new layer, and nobody
+//! writes to it again.
 
 use std::ffi::CStr;
 use std::io::Write;
@@ -41,8 +42,8 @@ pub struct Layer {
     pub omitted: Omitted,
 }
 
-/// How many entries of a layer could not be made as its archive says, for want of privilege. Only layers of other
-/// programs have such; their archive is the blob that they came in.
+/// How many entries of a layer could not be made as its archive says, for want of privilege. Only
+/// layers of other programs have such; their archive is the blob that they came in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Omitted {
     /// Device nodes that are missing.
@@ -114,7 +115,8 @@ impl Store {
         self.layer_path(diff_id).join(TREE)
     }
 
-    /// Starts an empty snapshot over layers, lowest first. Its root has owner and mode of the uppermost one's.
+    /// Starts an empty snapshot over layers, lowest first. Its root has owner and mode of the
+    /// uppermost one's.
     pub fn snapshot(&self, lowers: &[PathBuf]) -> Result<Active> {
         let scratch = self.scratch()?;
         let path = scratch.path();
@@ -145,7 +147,8 @@ impl Store {
         })
     }
 
-    /// Makes a layer of what a snapshot changed. On return the layer is in the store; on failure, nothing of it.
+    /// Makes a layer of what a snapshot changed. On return the layer is in the store; on failure,
+    /// nothing of it.
     pub fn commit(&self, active: Active) -> Result<Layer> {
         let Active {
             lowers,
@@ -167,8 +170,9 @@ impl Store {
         self.publish(&scratch, &summary.diff_id, &facts)
     }
 
-    /// Writes the tar of a layer that was made here, the same bytes as when it was committed, and returns how many. On
-    /// failure, which may come after everything was written, the output is not the layer.
+    /// Writes the tar of a layer that was made here, the same bytes as when it was committed, and
+    /// returns how many. On failure, which may come after everything was written, the output is not
+    /// the layer.
     pub fn write_layer_tar(&self, diff_id: &DiffId, out: &mut dyn Write) -> Result<u64> {
         let Some(facts) = self.facts(diff_id)? else {
             return Err(Error::Missing(format!("layer {diff_id}")));

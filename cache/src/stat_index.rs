@@ -1,12 +1,12 @@
 //! Digests of files that need not be read again, by what `stat` says of them.
 //!
-//! One file for each context: a table of fixed-size records sorted by path, then the paths, then a blake3 digest of it all.
-//! It is used as it is read, without being taken apart.
+//! One file for each context: a table of fixed-size records sorted by path, then the paths, then a
+//! blake3 digest of it all. It is used as it is read, without being taken apart.
 //!
-//! A record counts if inode, size, and both times are the same to the nanosecond. `ctime` cannot be set by
-//! programs, so content that was changed and disguised is still seen. Clocks of file systems tick slowly, though: a
-//! file that was changed shortly before it was read may change again within the same tick. Such a file is not recorded (the rule
-//! that git calls racy-clean).
+//! A record counts if inode, size, and both times are the same to the nanosecond. `ctime` cannot be
+//! set by programs, so content that was changed and disguised is still seen. Clocks of file systems
+//! tick slowly, though: a file that was changed shortly before it was read may change again within
+//! the same tick. Such a file is not recorded (the rule that git calls racy-clean).
 
 use std::collections::HashMap;
 use std::io;
@@ -30,7 +30,8 @@ const DIGEST: usize = 32;
 const TICK: i64 = 2;
 /// A file that keeps changing while it is read is given up after so many attempts.
 const ATTEMPTS: usize = 3;
-/// Records that were not used are kept as long as they are not this many times more than the others.
+/// Records that were not used are kept as long as they are not this many times more than the
+/// others.
 const STALE_SHARE: usize = 4;
 const STALE_FLOOR: usize = 4096;
 
@@ -211,8 +212,8 @@ impl StatIndex {
         }
     }
 
-    /// The digest of the file at `path` below `root`, of which a walk said `meta`. It is read only if it is not known. May be
-    /// called by several threads.
+    /// The digest of the file at `path` below `root`, of which a walk said `meta`. It is read only
+    /// if it is not known. May be called by several threads.
     pub fn digest(&self, root: BorrowedFd<'_>, path: &Path, meta: &Meta) -> io::Result<[u8; 32]> {
         let bytes = path.as_os_str().as_bytes();
         if let Some((index, record)) = self.table.find(bytes)

@@ -73,8 +73,8 @@ pub struct Options {
     pub boot_id: Option<String>,
 }
 
-/// A store: see the crate's page. Cheap to clone; may be used by several threads, and the same folder by
-/// several processes, at once.
+/// A store: see the crate's page. Cheap to clone; may be used by several threads, and the same
+/// folder by several processes, at once.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -90,8 +90,9 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the store in the folder `root`, making it if there is none. When this returns, what builds
-    /// that were killed left behind has been removed (or will be by later opens, if it is much).
+    /// Opens the store in the folder `root`, making it if there is none. When this returns, what
+    /// builds that were killed left behind has been removed (or will be by later opens, if it is
+    /// much).
     pub fn open(root: &Path) -> Result<Self> {
         Self::open_with(root, &Options::default())
     }
@@ -211,8 +212,8 @@ pub(crate) fn create_file(dir: impl AsFd, name: &CStr) -> rustix::io::Result<Own
     openat(dir, name, flags, Mode::RUSR | Mode::WUSR)
 }
 
-/// On a full device even the folder of a process needs room. The reserve gives way to it, so that a prune can
-/// start.
+/// On a full device even the folder of a process needs room. The reserve gives way to it, so that a
+/// prune can start.
 fn start(root: &Path, dir: &OwnedFd) -> Result<(Session, Leases)> {
     let begin = || -> Result<_> {
         let session = Session::start(root, dir)?;

@@ -1,8 +1,8 @@
 //! Walking a tree, and the digest of what was selected in it.
 //!
-//! The tree may be somebody's working folder, changing under the walk: every directory is opened by name in
-//! its parent's descriptor and no link is ever followed below the start. What vanishes between being listed and being
-//! looked at was not there.
+//! The tree may be somebody's working folder, changing under the walk: every directory is opened by
+//! name in its parent's descriptor and no link is ever followed below the start. What vanishes
+//! between being listed and being looked at was not there.
 
 use std::ffi::{CStr, CString, OsStr};
 use std::io;
@@ -43,16 +43,18 @@ pub struct Entry {
     pub meta: Meta,
     /// Where a symbolic link leads.
     pub link: Option<PathBuf>,
-    /// The attributes of a directory, as far as layers keep them. (Those of a file are read with its content.)
+    /// The attributes of a directory, as far as layers keep them. (Those of a file are read with
+    /// its content.)
     pub xattrs: Xattrs,
 }
 
 /// Decides what a walk does with a path below its start, which is a directory or not.
 pub type Filter<'a> = dyn Fn(&Path, bool) -> Visit + Sync + 'a;
 
-/// Walks what is at `start` below `root` and returns what `filter` takes: directories before what is in
-/// them, names in the order of their bytes. Links on the way to `start` are followed as if `root` were `/`. A start that is
-/// no directory is the only entry; the start itself is taken without asking.
+/// Walks what is at `start` below `root` and returns what `filter` takes: directories before what
+/// is in them, names in the order of their bytes. Links on the way to `start` are followed as if
+/// `root` were `/`. A start that is no directory is the only entry; the start itself is taken
+/// without asking.
 pub fn walk(root: BorrowedFd<'_>, start: &Path, filter: &Filter<'_>) -> io::Result<Vec<Entry>> {
     let place = open_in_root(root, start, OFlags::PATH)?;
     let meta = dir::stat(&place)?;
@@ -232,8 +234,8 @@ pub enum Owners {
     Ignored,
 }
 
-/// The digest of entries, which is independent of when and where they were found. `content` gives the digest of a
-/// regular file by its entry; it is called from several threads.
+/// The digest of entries, which is independent of when and where they were found. `content` gives
+/// the digest of a regular file by its entry; it is called from several threads.
 pub fn tree_digest(
     entries: &[Entry],
     owners: Owners,
@@ -286,8 +288,8 @@ fn encode(
     Ok(())
 }
 
-/// The digest of a regular file, read now: of its content, and of the attributes that a layer would keep. Fails
-/// if the file is not (or while it is read ceases to be) the one that `meta` describes.
+/// The digest of a regular file, read now: of its content, and of the attributes that a layer would
+/// keep. Fails if the file is not (or while it is read ceases to be) the one that `meta` describes.
 pub fn file_digest(root: BorrowedFd<'_>, path: &Path, meta: &Meta) -> io::Result<[u8; 32]> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = crate::place::open_beneath(root, path, flags)?;

@@ -1,7 +1,8 @@
 //! Reading a tar that anybody may have written.
 //!
-//! The headers are parsed by `tar-core`; here is what it leaves to its caller: what follows a header, bounds, and refusing what
-//! programs read in different ways (an archive that shows one thing to us and another to a scanner is an attack).
+//! The headers are parsed by `tar-core`; here is what it leaves to its caller: what follows a
+//! header, bounds, and refusing what programs read in different ways (an archive that shows one
+//! thing to us and another to a scanner is an attack).
 
 use std::io;
 
@@ -13,8 +14,8 @@ use crate::layer::source::Source;
 use crate::meta::{Kind, Meta};
 use crate::xattr::Xattrs;
 
-/// As much as may stand before the content of an entry: PAX records and long names of 1 MiB together, a sparse
-/// map.
+/// As much as may stand before the content of an entry: PAX records and long names of 1 MiB
+/// together, a sparse map.
 const MAX_HEADERS: usize = 2 << 20;
 const BLOCK: u64 = 512;
 /// Where a header says how many bytes follow.
@@ -184,8 +185,8 @@ impl<'a> Archive<'a> {
     }
 }
 
-/// Records for the whole archive: those that would rename or resize entries are applied by some programs and
-/// ignored by others.
+/// Records for the whole archive: those that would rename or resize entries are applied by some
+/// programs and ignored by others.
 fn check_global(pax: &[u8]) -> Result<(), Failure> {
     for record in PaxExtensions::new(pax) {
         let record = record.map_err(|error| Failure::refused(error.to_string()))?;
@@ -199,8 +200,8 @@ fn check_global(pax: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Looks at the raw headers of an entry. Of a name in a PAX record and one in a GNU header some programs take
-/// the first and some the second; a number that overflows is read differently too.
+/// Looks at the raw headers of an entry. Of a name in a PAX record and one in a GNU header some
+/// programs take the first and some the second; a number that overflows is read differently too.
 fn check_raw(headers: &[u8], entry: &ParsedEntry<'_>) -> Result<(), Failure> {
     let pax_names = entry.pax.is_some_and(|pax| {
         let mut records = PaxExtensions::new(pax).flatten();
@@ -386,7 +387,8 @@ fn time(text: &str) -> Option<Time> {
     Some(Time { secs, nanos })
 }
 
-/// The pieces of a sparse file, if they are in order, inside the file, and as long as what is stored.
+/// The pieces of a sparse file, if they are in order, inside the file, and as long as what is
+/// stored.
 fn check_map(map: &[SparseEntry], real: u64, stored: u64) -> Result<Vec<(u64, u64)>, &'static str> {
     let wrong = "its sparse map does not fit";
     let (mut end, mut sum) = (0u64, 0u64);

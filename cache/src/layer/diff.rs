@@ -1,12 +1,14 @@
 //! What an upper folder changes in the layers below it.
 //!
-//! Overlayfs copies a file into the upper folder as soon as something *might* change it, and a directory
-//! as soon as something below it does. So what is there need not differ. The walk compares each name with what the lower layers
-//! show, passes on what differs, and removes the rest from the upper folder, which is then exactly the layer.
+//! Overlayfs copies a file into the upper folder as soon as something *might* change it, and a
+//! directory as soon as something below it does. So what is there need not differ. The walk
+//! compares each name with what the lower layers show, passes on what differs, and removes the rest
+//! from the upper folder, which is then exactly the layer.
 //!
-//! As in BuildKit: a directory whose only difference is its time is not a change, and a directory is part of the layer if
-//! something below it is. Unlike BuildKit, an opaque directory stays opaque (it does not become a list of deletions), and
-//! content is compared even where time and size agree.
+//! As in BuildKit: a directory whose only difference is its time is not a change, and a directory
+//! is part of the layer if something below it is. Unlike BuildKit, an opaque directory stays opaque
+//! (it does not become a list of deletions), and content is compared even where time and size
+//! agree.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::{CStr, CString, OsStr};
@@ -37,8 +39,8 @@ pub(crate) enum Against {
     Nothing,
 }
 
-/// Walks a folder in overlay form and yields the entries of the layer: directories before what is in
-/// them, names in the order of their bytes.
+/// Walks a folder in overlay form and yields the entries of the layer: directories before what is
+/// in them, names in the order of their bytes.
 pub(crate) struct Diff {
     path: PathBuf,
     root: OwnedFd,

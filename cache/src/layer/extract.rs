@@ -1,7 +1,7 @@
 //! An archive into a layer, or into a directory.
 //!
-//! The bytes are read by the caller's thread (which may decompress them on the way), hashed by a second and unpacked by a third. A small
-//! archive is done by the caller's thread alone.
+//! The bytes are read by the caller's thread (which may decompress them on the way), hashed by a
+//! second and unpacked by a third. A small archive is done by the caller's thread alone.
 
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,8 +30,9 @@ pub struct Unpack {
     pub chown: Option<(u32, u32)>,
 }
 
-/// Unpacks an archive of files (not a layer: names that begin with `.wh.` are names) over what is in `dest`, and
-/// nothing outside of it. Attributes that cannot be set are left out. Returns what else could not be made.
+/// Unpacks an archive of files (not a layer: names that begin with `.wh.` are names) over what is
+/// in `dest`, and nothing outside of it. Attributes that cannot be set are left out. Returns what
+/// else could not be made.
 pub fn unpack_archive(tar: impl Read, dest: BorrowedFd<'_>, options: &Unpack) -> Result<Omitted> {
     let mut tar = tar;
     let mut broken = None;
@@ -51,8 +52,8 @@ pub fn unpack_archive(tar: impl Read, dest: BorrowedFd<'_>, options: &Unpack) ->
 }
 
 impl Store {
-    /// Makes a layer of the uncompressed tar of an image's layer, which may be hostile. On return the layer is in the store and its digest
-    /// is `expected`; on failure, nothing of it is.
+    /// Makes a layer of the uncompressed tar of an image's layer, which may be hostile. On return
+    /// the layer is in the store and its digest is `expected`; on failure, nothing of it is.
     pub fn extract(&self, tar: impl Read, expected: &DiffId) -> Result<Layer> {
         let active = self.snapshot(&[])?;
         let root = dir::open(active.upper()).at("open", active.upper())?;
@@ -80,7 +81,8 @@ fn read_error(error: io::Error) -> Error {
     Error::io("read", Path::new("the archive"), error)
 }
 
-/// The digest and size of all bytes, also of those after the archive's end; and what became of the archive.
+/// The digest and size of all bytes, also of those after the archive's end; and what became of the
+/// archive.
 fn hash_and_unpack(
     mut tar: impl Read,
     root: BorrowedFd<'_>,
@@ -100,7 +102,8 @@ fn hash_and_unpack(
         let unpacking = scope.spawn(move || unpack(unpack_queue.into_iter(), root, meaning));
         let first = Arc::new(first);
         let rest = pump(first, &mut tar, |block| {
-            // Hashing ends only when it is told to; unpacking at the archive's end, or where it fails.
+            // Hashing ends only when it is told to; unpacking at the archive's end, or where it
+            // fails.
             let hashed = to_hash.send(Arc::clone(&block)).is_ok();
             hashed && to_unpack.send(block).is_ok()
         })?;

@@ -1,8 +1,9 @@
 //! The bytes of a tar: ustar headers, and PAX records only where ustar cannot say it.
 //!
-//! The same entries always give the same bytes: no user names, no times but that of the last change, in
-//! whole seconds, and PAX records sorted by name. Other programs' digests of the same files may differ; ours
-//! are pinned by tests, since a change would make every cached layer a new one.
+//! The same entries always give the same bytes: no user names, no times but that of the last
+//! change, in whole seconds, and PAX records sorted by name. Other programs' digests of the same
+//! files may differ; ours are pinned by tests, since a change would make every cached layer a new
+//! one.
 
 use crate::meta::{Kind, Meta};
 
@@ -22,8 +23,8 @@ const MAX_11: u64 = 0o77_777_777_777;
 const NAME: usize = 100;
 const ZEROS: [u8; BLOCK] = [0; BLOCK];
 
-/// Writes the header of an entry, with all that must come before it. An opaque directory is followed by
-/// its marker.
+/// Writes the header of an entry, with all that must come before it. An opaque directory is
+/// followed by its marker.
 pub(crate) fn write(out: &mut Vec<u8>, entry: &Entry, xattrs: &Xattrs) {
     match &entry.body {
         Body::Whiteout => write_marker(out, &whiteout::deletion(&entry.path)),
@@ -191,8 +192,8 @@ impl Fields<'_> {
     }
 }
 
-/// Whether a name may stand in a ustar header: short, and plain ASCII or not text at all (a PAX record
-/// must be UTF-8, a header need not).
+/// Whether a name may stand in a ustar header: short, and plain ASCII or not text at all (a PAX
+/// record must be UTF-8, a header need not).
 fn fits(name: &[u8]) -> bool {
     name.len() <= NAME && (name.is_ascii() || std::str::from_utf8(name).is_err())
 }

@@ -49,7 +49,8 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    /// Gives an open file or directory its metadata. Owner before attributes and mode: a change of owner clears capabilities and set-id bits.
+    /// Gives an open file or directory its metadata. Owner before attributes and mode: a change of
+    /// owner clears capabilities and set-id bits.
     pub(crate) fn set(&mut self, fd: BorrowedFd<'_>, header: &Header) -> Result<(), Failure> {
         let (uid, gid) = (user(header.meta.uid), group(header.meta.gid));
         let owned = fchown(fd, Some(uid), Some(gid));

@@ -1,9 +1,10 @@
 //! Layers: what one is as a tar, as a folder, and as two digests.
 //!
-//! As a tar (the OCI image specification's form) a layer lists what differs from the layers below; a name
-//! that is deleted is an empty file `.wh.<name>`, a directory that hides what is below holds `.wh..wh..opq`. As a
-//! folder (overlayfs's form) a deleted name is a character device 0:0, and hiding is an extended attribute. The folder of a
-//! layer that was made here holds exactly what its tar holds, so the tar can be written again at any time, byte by byte.
+//! As a tar (the OCI image specification's form) a layer lists what differs from the layers below;
+//! a name that is deleted is an empty file `.wh.<name>`, a directory that hides what is below holds
+//! `.wh..wh..opq`. As a folder (overlayfs's form) a deleted name is a character device 0:0, and
+//! hiding is an extended attribute. The folder of a layer that was made here holds exactly what its
+//! tar holds, so the tar can be written again at any time, byte by byte.
 //!
 //! ```text
 //! upper + lowers -> diff (what changed, in order) -> stream (tar bytes, two digests) -> Layer

@@ -4,8 +4,9 @@
 //! walk -> jobs (some files, or one large) -> workers: read, blake3, tar bytes -> in order: sha256, output
 //! ```
 //!
-//! The walk, the workers and the hashing run at the same time and the queues between them are short, so that
-//! memory stays flat however large the layer is. A small layer is done by the calling thread alone.
+//! The walk, the workers and the hashing run at the same time and the queues between them are
+//! short, so that memory stays flat however large the layer is. A small layer is done by the
+//! calling thread alone.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

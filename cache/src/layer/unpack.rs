@@ -1,8 +1,9 @@
 //! Making what an archive lists, inside one directory and nowhere else.
 //!
-//! Every step is done on a directory descriptor and a single name. The descriptor comes from resolving the
-//! entry's parent as if the root were `/`, so links lead inside; the name itself is never followed: what is there already is
-//! removed first, new files are created exclusively, and metadata is set through the new file's descriptor.
+//! Every step is done on a directory descriptor and a single name. The descriptor comes from
+//! resolving the entry's parent as if the root were `/`, so links lead inside; the name itself is
+//! never followed: what is there already is removed first, new files are created exclusively, and
+//! metadata is set through the new file's descriptor.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
@@ -282,8 +283,8 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    /// The link gets no metadata of its own: it has that of the file, and following it to set some is an old way
-    /// out of the root.
+    /// The link gets no metadata of its own: it has that of the file, and following it to set some
+    /// is an old way out of the root.
     fn hard_link(
         &mut self,
         parent: &OwnedFd,

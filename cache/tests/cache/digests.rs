@@ -1,5 +1,5 @@
-//! Digests of real results. They are promises: a change here makes every store start again, so it is a
-//! decision, and raises a version.
+//! Digests of real results. They are promises: a change here makes every store start again, so it
+//! is a decision, and raises a version.
 
 use std::fs;
 use std::os::fd::AsFd;

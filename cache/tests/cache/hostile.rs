@@ -1,6 +1,8 @@
-//! Archives that try to leave the folder they are unpacked into, to pass for something else, or to exhaust us.
+//! Archives that try to leave the folder they are unpacked into, to pass for something else, or to
+//! exhaust us.
 //!
-//! Each attack runs twice, as a layer and as an archive of files, beside a canary tree that must stay as it is.
+//! Each attack runs twice, as a layer and as an archive of files, beside a canary tree that must
+//! stay as it is.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -294,8 +294,8 @@ fn a_committed_view_is_what_the_step_saw() {
         });
         let all = [lowers[0].clone(), store.layer_dir(&layer.unwrap().diff_id)];
         let shown = view(dir.path(), &all).unwrap();
-        // Which names share a file changes: a copied-up name is no longer one with those below. So do the times
-        // of directories in which nothing is left of a change.
+        // Which names share a file changes: a copied-up name is no longer one with those below. So
+        // do the times of directories in which nothing is left of a change.
         let plain = |lines: Vec<String>| -> Vec<String> {
             let plain = lines.iter().map(|line| {
                 let is_dir = line.split(' ').nth(1) == Some("dir");

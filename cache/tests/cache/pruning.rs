@@ -228,7 +228,8 @@ fn pruning_all_the_time_breaks_no_build() {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
                 let own = Store::open(&root).unwrap();
-                // Whoever names an image must have its layers found again by what the name leads to.
+                // Whoever names an image must have its layers found again by what the name leads
+                // to.
                 own.collect(&ALL, NOW, &mut |store, digest| {
                     let bytes = store.read_blob(digest, 1000)?.unwrap_or_default();
                     let text = String::from_utf8(bytes).unwrap_or_default();
@@ -261,8 +262,8 @@ fn pruning_all_the_time_breaks_no_build() {
     });
 }
 
-/// Makes or finds a layer and a manifest, names them, and looks at them again from another process's
-/// point of view.
+/// Makes or finds a layer and a manifest, names them, and looks at them again from another
+/// process's point of view.
 fn build(root: &std::path::Path, number: u64, variant: u64) {
     let name = format!("image {number}");
     let store = Store::open(root).unwrap();

@@ -90,7 +90,8 @@ fn path_of(root: &Path, names: &[Vec<u8>]) -> PathBuf {
     })
 }
 
-/// Makes a tree, in the order given; what does not fit (a file where a directory must be) is left out.
+/// Makes a tree, in the order given; what does not fit (a file where a directory must be) is left
+/// out.
 fn make(root: &Path, entries: &[(&Vec<Vec<u8>>, &Made)]) {
     let mut first_file: Option<PathBuf> = None;
     let mut done = Vec::new();
@@ -541,4 +542,52 @@ fn directories_that_an_archive_does_not_list_look_as_below() {
     let plain_id = DiffId(Digest::of(&plain));
     store.extract(&plain[..], &plain_id).unwrap();
     assert_eq!(store.lowers(&[base.diff_id, plain_id]).unwrap().len(), 2);
+}
+
+#[test]
+fn paths_longer_than_the_kernel_takes_are_committed() {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    let (_dir, store) = store();
+    let deep = |root: &Path| {
+        let mut here = fs::File::open(root).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        for level in 0..210 {
+            let name = if level < 120 {
+                "a".to_owned()
+            } else {
+                "d".repeat(60)
+            };
+            mkdirat(&here, &name, Mode::from_raw_mode(0o755)).unwrap();
+            here = openat(&here, &name, flags, Mode::empty()).unwrap().into();
+        }
+        let file = openat(
+            &here,
+            "file",
+            OFlags::CREATE | OFlags::WRONLY,
+            Mode::from_raw_mode(0o644),
+        );
+        rustix::io::write(file.as_ref().unwrap(), b"deep").unwrap();
+        let time = rustix::fs::Timespec {
+            tv_sec: 5,
+            tv_nsec: 0,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        rustix::fs::futimens(file.unwrap(), &times).unwrap();
+    };
+    let base = layer(&store, &[], deep);
+    let tar = tar_of(&store, &base);
+    let mut archive = tar::Archive::new(&tar[..]);
+    let lengths: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap().path_bytes().len())
+        .collect();
+    assert_eq!(lengths.len(), 211);
+    assert!(lengths[210] > 5000);
+    // The same again is no change, also this deep.
+    let again = layer(&store, &[store.layer_dir(&base.diff_id)], deep);
+    assert_eq!(again.size, 1024);
 }
