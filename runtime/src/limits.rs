@@ -175,7 +175,7 @@ mod tests {
             text("cpu", Version::Two),
             "cpu.max=50000 100000 cpu.weight=39"
         );
-        assert_eq!(text("pids", Version::Two), "pids.max=32768");
+        assert_eq!(text("pids", Version::Two), "pids.max=4096");
         assert_eq!(text("cpuset", Version::Two), "");
     }
 }

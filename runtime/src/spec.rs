@@ -172,8 +172,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// A fork bomb meets this bound long before it harms the host, an ordinary build never does.
-    pub const DEFAULT_PIDS: u64 = 32768;
+    /// A fork bomb meets this bound before the host runs out of process ids (often 32768 in all, proc_sys_kernel(5)) or
+    /// of processor time for others; an ordinary build never does.
+    pub const DEFAULT_PIDS: u64 = 4096;
     /// Docker's size of `/dev/shm`.
     pub const DEFAULT_SHM: u64 = 64 << 20;
 }
