@@ -159,7 +159,12 @@ impl Walk<'_> {
 
     fn read(&self, fd: &OwnedFd, path: &Path) -> io::Result<Vec<Child>> {
         let mut children = Vec::new();
-        for name in dir::sorted_names(fd.as_fd())? {
+        let names = match dir::sorted_names(fd.as_fd()) {
+            // It was removed after it was opened: then it holds nothing (getdents(2)).
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            names => names?,
+        };
+        for name in names {
             let path = path.join(OsStr::from_bytes(name.to_bytes()));
             let Some(meta) = dir::lookup(fd, &name)? else {
                 continue;

@@ -322,10 +322,11 @@ fn files_that_come_and_go_do_not_stop_a_walk() {
                 round += 1;
             }
         });
-        for _ in 0..300 {
-            walk(root.as_fd(), Path::new("."), &all).unwrap();
-        }
+        let walked: Vec<_> = (0..300)
+            .map(|_| walk(root.as_fd(), Path::new("."), &all))
+            .collect();
         stop.store(1, Ordering::Relaxed);
+        walked.into_iter().for_each(|walked| drop(walked.unwrap()));
     });
 }
 
