@@ -50,10 +50,8 @@ pub(crate) fn materialise(
     parallel::map(&missing, DOWNLOADS, |layer| {
         bring(store, client, tokio, step, layer)
     })?;
-    Ok(chain
-        .distinct()
-        .map(|diff_id| store.layer_dir(&diff_id))
-        .collect())
+    let layers: Vec<_> = chain.distinct().collect();
+    Ok(store.lowers(&layers)?)
 }
 
 /// Brings one layer into the store. Of several builds that want it one works, the others wait.
