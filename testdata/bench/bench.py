@@ -13,7 +13,7 @@ What is measured (medians; the builders take turns within each round):
 
 Steps have no network (but for buildah's chroot isolation, which cannot do without), the base image comes from a registry on loopback. A builder that cannot run is left out, and why is said.
 
-usage: bench.py [--rounds N] [--only NAME] [--builders NAME,...] [--work FOLDER]
+usage: bench.py [--rounds N] [--only NAME,...] [--builders NAME,...] [--work FOLDER]
 """
 
 import argparse, json, os, random, shutil, signal, statistics, subprocess, sys, tempfile, time, urllib.request
@@ -429,40 +429,19 @@ def megabytes(value):
     return "%.0f MB" % (value / 1e6)
 
 
-def row(cells):
-    print("| %s |" % " | ".join(cells))
+def report(title, measured, builders):
+    """A table of one measure: builders first, then what ran beside them; in brackets how many times the first one's."""
+    base = measured.get(builders[0].name)
 
-
-def table(names, head, lines):
-    row([head, *names])
-    row(["---"] + ["---:"] * len(names))
-    for line in lines:
-        row(line)
-    print()
-
-
-def report(results, builders):
-    names = [b.name for b in builders]
-    base = names[0]
-
-    def cell(measured, name, value, show):
-        if name not in measured:
-            return "-"
-        text = show(value(measured[name]))
-        if name != base and base in measured:
-            text += " (%.1fx)" % (value(measured[name]) / value(measured[base]))
-        return text
-    print("Median time, and in brackets how many times %s's:\n" % base)
-    table(names, "", [[title] + [cell(m, n, Result.median, seconds) for n in names] for title, m in results.items()])
-    print("Peak memory, largest of the rounds:\n")
-    table(names, "", [[title] + [cell(m, n, lambda r: max(r.memory), megabytes) for n in names] for title, m in results.items()])
-    for title, measured in results.items():
-        for name in [n for n in measured if n not in names]:
-            note = "%s beside it: %s" % (name, cell(measured, name, Result.median, seconds))
-            print("- %s: %s" % (title, note))
-        sizes = ["%s %s" % (n, megabytes(r.size)) for n, r in measured.items() if r.size]
-        if sizes:
-            print("- %s: sizes %s" % (title, ", ".join(sizes)))
+    def cell(result, value, show):
+        times = " (%.1fx)" % (value(result) / value(base)) if base and result is not base else ""
+        return show(value(result)) + times
+    print("| %s | median time | peak memory | size |\n| --- | ---: | ---: | ---: |" % title)
+    for name, result in measured.items():
+        size = megabytes(result.size) if result.size else ""
+        time, memory = cell(result, Result.median, seconds), cell(result, lambda r: max(r.memory), megabytes)
+        print("| %s | %s | %s | %s |" % (name, time, memory, size))
+    print(flush=True)
 
 
 def machine():
@@ -487,7 +466,7 @@ def main():
     parser = argparse.ArgumentParser(description="Times lapstrake beside buildah and docker.")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; rebuilds five times as often")
     parser.add_argument("--work", default=WORK, help="folder for contexts and stores (target/bench)")
-    parser.add_argument("--only", choices=MEASURES, help="one measure alone")
+    parser.add_argument("--only", help="some measures alone, of " + ", ".join(MEASURES))
     parser.add_argument("--builders", default=",".join(BUILDERS), help="which builders, of " + ", ".join(BUILDERS))
     options = parser.parse_args()
     rounds = options.rounds
@@ -501,11 +480,9 @@ def main():
         print("%s; median of %d rounds, rebuild of %d\n" % (machine(), rounds, 5 * rounds))
         builders = start(options.builders.split(","), registry)
         print(flush=True)
-        results = {}
-        for name in [options.only] if options.only else MEASURES:
-            print("measuring %s" % name, file=sys.stderr, flush=True)
-            results.update(MEASURES[name](builders, registry, rounds))
-        report(results, builders)
+        for name in options.only.split(",") if options.only else MEASURES:
+            for title, measured in MEASURES[name](builders, registry, rounds).items():
+                report(title, measured, builders)
     finally:
         for builder in builders:
             builder.close()
