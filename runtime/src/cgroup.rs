@@ -213,8 +213,6 @@ impl Groups {
         }
         let parent = choose_parent(root.as_fd(), &own);
         sweep(open(root.as_fd(), &parent)?.as_fd(), &self.name);
-        // Now rather than when the first step waits for it.
-        prepare(root.as_fd(), &parent, &self.name, true)?;
         Ok(Some(Unified {
             root,
             parent,

@@ -56,8 +56,9 @@ pub(crate) fn main() -> ! {
 
 fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
     detach(builder)?;
-    seccomp::prepare();
-    let mut groups = Groups::discover(process);
+    // Made when the first step needs them: a build whose steps are all cached shall not pay for control groups, whose
+    // changes hold up every process of this machine that starts or ends.
+    let mut groups: Option<Groups> = None;
     let mut children: Vec<Child> = Vec::new();
     loop {
         let ready = wait(builder, &children)?;
@@ -66,10 +67,15 @@ fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
                 child.kill();
             }
         }
-        reap(&mut children, &groups);
+        if let Some(groups) = &groups {
+            reap(&mut children, groups);
+        }
         if ready.builder {
             match wire::take::<Request>(builder) {
-                Ok(Some((request, fds))) => children.extend(start(&request, fds, &mut groups)),
+                Ok(Some((request, fds))) => {
+                    let groups = groups.get_or_insert_with(|| prepare(process));
+                    children.extend(start(&request, fds, groups));
+                }
                 Ok(None) | Err(_) => break,
             }
         }
@@ -77,11 +83,19 @@ fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
     // Steps and helpers alike; each is gone once it was waited for.
     sys::kill_others();
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
-    children
-        .iter()
-        .for_each(|child| groups.finish(&child.group));
-    groups.remove();
+    if let Some(groups) = groups {
+        children
+            .iter()
+            .for_each(|child| groups.finish(&child.group));
+        groups.remove();
+    }
     Ok(())
+}
+
+/// What all steps have in common.
+fn prepare(process: &str) -> Groups {
+    seccomp::prepare();
+    Groups::discover(process)
 }
 
 impl Child {
