@@ -5,8 +5,9 @@ use lapstrake_cache::{Digest, Encoder, Hasher, Store};
 use lapstrake_frontend::image::{HistoryEntry, Platform};
 use lapstrake_frontend::plan::{OpId, Plan};
 
-use crate::fs::{Chain, ChainLayer, Fs};
+use crate::fs::{Chain, Fs};
 use crate::time;
+use crate::travel::INLINE;
 
 /// The comment of history entries that come from a Dockerfile; tools look for it.
 const COMMENT: &str = "buildkit.dockerfile.v0";
@@ -24,12 +25,14 @@ pub(crate) struct Image {
     pub(crate) layers: Chain,
 }
 
-/// Makes the image of `plan`. `place` gives the result of each of the plan's ops; `epoch` is SOURCE_DATE_EPOCH.
+/// Makes the image of `plan`. `place` gives the result of each of the plan's ops; `epoch` is SOURCE_DATE_EPOCH, `cache` the
+/// cache that the image is to hold.
 pub(crate) fn assemble<'a>(
     store: &Store,
     plan: &Plan,
     place: &dyn Fn(OpId) -> Option<&'a Fs>,
     epoch: Option<i64>,
+    cache: Option<&serde_json::Value>,
 ) -> Result<Image> {
     let Some(Fs::Layers(layers)) = place(plan.result) else {
         anyhow::bail!("the target's file system was not built");
@@ -64,6 +67,11 @@ pub(crate) fn assemble<'a>(
     }
     fit_history(&mut config.history, layers.layers.len(), &last);
     config.created = Some(last);
+    // A base image's own cache is not this image's.
+    config.other.remove(INLINE);
+    if let Some(cache) = cache {
+        config.other.insert(INLINE.to_owned(), cache.clone());
+    }
     let config = config.to_json();
     Ok(Image {
         platform: plan.platform.clone(),
@@ -93,10 +101,7 @@ fn fit_history(history: &mut Vec<HistoryEntry>, layers: usize, created: &str) {
 
 fn created(fs: Option<&Fs>) -> Option<String> {
     match fs {
-        Some(Fs::Layers(Chain { layers })) => match layers.last() {
-            Some(ChainLayer::Built(built)) => Some(built.created.clone()),
-            _ => None,
-        },
+        Some(Fs::Layers(Chain { layers })) => Some(layers.last()?.created()?.to_owned()),
         _ => None,
     }
 }

@@ -19,16 +19,18 @@ use lapstrake_runtime::Cancel;
 
 use crate::assemble::{Image, assemble};
 use crate::cli::Allowed;
+use crate::compress::Compression;
 use crate::context::LocalContext;
-use crate::engine::{self, Graph, index, merge};
+use crate::engine::{self, Executor, Graph, index, merge};
 use crate::events::Events;
-use crate::fs::{ChainLayer, Fs};
+use crate::fs::{Chain, ChainLayer, Fs};
 use crate::ops::{Ops, Settings};
 use crate::pack::compress_ahead;
 use crate::registry::Client;
 use crate::resolve::{PlanError, Resolver};
 use crate::secrets::Secrets;
 use crate::sink::{Emitted, Outlet, Sink};
+use crate::travel::{self, Elsewhere, Export, Lost, Mode, Place};
 
 /// All that a build is made of.
 pub(crate) struct Request {
@@ -45,8 +47,18 @@ pub(crate) struct Request {
     pub(crate) allowed: Allowed,
     pub(crate) pull: bool,
     pub(crate) sinks: Vec<Sink>,
+    pub(crate) travel: Travel,
     /// Shown the findings of the build checks.
     pub(crate) warn: Box<dyn Fn(&Warning) + Send + Sync>,
+}
+
+/// Caches outside the store.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Travel {
+    pub(crate) from: Vec<Place>,
+    pub(crate) to: Vec<Export>,
+    /// The image itself holds its cache.
+    pub(crate) inline: bool,
 }
 
 /// Where and with what a build works.
@@ -112,6 +124,7 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         allowed,
         pull,
         sinks,
+        travel,
         warn,
     } = request;
     let checks = inputs.first().and_then(check_override).map(str::to_owned);
@@ -123,23 +136,35 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
     } = site;
     let resolver = Resolver::new(store.clone(), client.clone(), events.clone(), pull, layouts);
     let resolver = Arc::new(resolver);
-    let plans = plan_all(&resolver, &dockerfile, inputs).await?;
+    let tokio = tokio::runtime::Handle::current();
+    let outlet = Outlet {
+        store: store.clone(),
+        client: client.clone(),
+        events: events.clone(),
+        tokio: tokio.clone(),
+        elsewhere: Arc::new(Elsewhere::new(events.clone(), Vec::new())),
+    };
+    let (plans, outlet) = tokio::join!(
+        plan_all(&resolver, &dockerfile, inputs),
+        travel::import(outlet, &travel.from)
+    );
+    let plans = plans?;
     check(&dockerfile, &plans, checks.as_deref(), &warn)?;
     plans
         .iter()
         .try_for_each(|plan| check_entitlements(plan, &allowed))?;
     let epoch = epoch(&plans)?;
-    let tokio = tokio::runtime::Handle::current();
     let ops = Ops {
         store: store.clone(),
         client: client.clone(),
         resolver,
+        elsewhere: Arc::clone(&outlet.elsewhere),
         events: events.clone(),
         cancel: cancel.clone(),
         contexts: contexts.clone(),
         secrets,
         settings: Settings { epoch, ..settings },
-        tokio: tokio.clone(),
+        tokio,
         renewed: Default::default(),
         default_network: Default::default(),
     };
@@ -149,46 +174,46 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         .zip(&merged.places)
         .map(|(plan, places)| places[index(plan.result)])
         .collect();
-    let graph = Graph::new(merged.nodes, &wanted);
-    let ahead = Ahead::new(&store, &sinks, graph.layers_of(&wanted));
-    let solved = engine::solve(graph, Arc::new(ops), &store, &events, &cancel, &|id, fs| {
-        ahead.start(id, fs);
-    })
-    .await;
-    let graph = match solved {
-        Ok(graph) if !cancel.is_cancelled() => graph,
-        Ok(_) => return Err(BuildError::Cancelled),
-        Err(failure) => {
-            return Err(BuildError::Step {
-                span: failure.node.span,
-                error: failure.error,
-            });
+    let mut graph = Graph::new(merged.nodes, &wanted);
+    let ahead = Ahead::new(&store, &sinks, &travel.to, graph.layers_of(&wanted));
+    let finishing = Arc::new(Finishing {
+        outlet,
+        plans,
+        places: merged.places,
+        contexts,
+        sinks,
+        travel,
+        epoch,
+    });
+    let ops = Arc::new(ops);
+    loop {
+        let finished = |id, fs: &Fs| ahead.start(id, fs);
+        let executor = Arc::clone(&ops);
+        let solving = engine::solve(graph, executor, &store, &events, &cancel, &finished);
+        let solved = match solving.await {
+            Ok(graph) if !cancel.is_cancelled() => graph,
+            Ok(_) => return Err(BuildError::Cancelled),
+            Err(failure) => {
+                return Err(BuildError::Step {
+                    span: failure.node.span,
+                    error: failure.error,
+                });
+            }
+        };
+        let ending = Arc::clone(&finishing);
+        let finish = move || (ending.finish(&solved), solved);
+        let (built, solved) = tokio::task::spawn_blocking(finish)
+            .await
+            .map_err(|error| anyhow!(error))?;
+        match built {
+            _ if cancel.is_cancelled() => return Err(BuildError::Cancelled),
+            // An output needs a layer that a cache elsewhere does not have after all.
+            Err(error) if Lost::is(&error) => {
+                graph = solved;
+                graph.redo(&|fs| ops.is_lost(fs));
+            }
+            built => return Ok(built?),
         }
-    };
-    let outlet = Outlet {
-        store,
-        client,
-        events,
-        tokio,
-    };
-    let finish = move || {
-        finish(
-            &outlet,
-            &plans,
-            &merged.places,
-            &graph,
-            &contexts,
-            &sinks,
-            epoch,
-        )
-    };
-    let built = tokio::task::spawn_blocking(finish)
-        .await
-        .map_err(|error| anyhow!(error))?;
-    if cancel.is_cancelled() {
-        Err(BuildError::Cancelled)
-    } else {
-        Ok(built?)
     }
 }
 
@@ -264,61 +289,93 @@ fn epoch(plans: &[Plan]) -> Result<Option<i64>> {
     Ok(Some(seconds))
 }
 
-fn finish(
-    outlet: &Outlet,
-    plans: &[Plan],
-    places: &[Vec<OpId>],
-    graph: &Graph,
-    contexts: &HashMap<Option<String>, Arc<LocalContext>>,
-    sinks: &[Sink],
+/// What comes after the last step: images, outputs, caches for others.
+struct Finishing {
+    outlet: Outlet,
+    plans: Vec<Plan>,
+    /// For each plan where its ops are in the graph.
+    places: Vec<Vec<OpId>>,
+    contexts: HashMap<Option<String>, Arc<LocalContext>>,
+    sinks: Vec<Sink>,
+    travel: Travel,
     epoch: Option<i64>,
-) -> Result<Built> {
-    contexts
-        .values()
-        .try_for_each(|context| context.save_index(&outlet.store))?;
-    let mut images = Vec::new();
-    for (plan, places) in plans.iter().zip(places) {
-        let place = |id: OpId| graph.result(places[index(id)]);
-        images.push(assemble(&outlet.store, plan, &place, epoch)?);
+}
+
+impl Finishing {
+    fn finish(&self, graph: &Graph) -> Result<Built> {
+        let outlet = &self.outlet;
+        self.contexts
+            .values()
+            .try_for_each(|context| context.save_index(&outlet.store))?;
+        let results = graph.results();
+        let inline = self
+            .travel
+            .inline
+            .then(|| travel::inline(&outlet.elsewhere, &results))
+            .transpose()?;
+        let mut images = Vec::new();
+        for (plan, places) in self.plans.iter().zip(&self.places) {
+            let place = |id: OpId| graph.result(places[index(id)]);
+            images.push(assemble(
+                &outlet.store,
+                plan,
+                &place,
+                self.epoch,
+                inline.as_ref(),
+            )?);
+        }
+        let emitted = self
+            .sinks
+            .iter()
+            .map(|sink| sink.emit(outlet, &images))
+            .collect::<Result<_>>()?;
+        let chains: Vec<&Chain> = images.iter().map(|image| &image.layers).collect();
+        for export in &self.travel.to {
+            export.emit(outlet, &results, &chains)?;
+        }
+        Ok(Built { images, emitted })
     }
-    let emitted = sinks
-        .iter()
-        .map(|sink| sink.emit(outlet, &images))
-        .collect::<Result<_>>()?;
-    Ok(Built { images, emitted })
 }
 
 /// Compresses layers as soon as they are made, while later steps run.
 struct Ahead {
     store: Store,
-    how: Vec<crate::compress::Compression>,
+    /// For layers that go into an image.
+    image: HashSet<Compression>,
+    /// For all layers: those of caches.
+    all: HashSet<Compression>,
     /// The ops whose layers go into an image.
     ops: HashSet<OpId>,
 }
 
 impl Ahead {
-    fn new(store: &Store, sinks: &[Sink], ops: HashSet<OpId>) -> Self {
-        let mut how: Vec<_> = sinks
+    fn new(store: &Store, sinks: &[Sink], exports: &[Export], ops: HashSet<OpId>) -> Self {
+        let of = |mode| {
+            let exports = exports.iter().filter(move |export| export.mode == mode);
+            exports.map(Export::compression)
+        };
+        let all: HashSet<_> = of(Mode::Max).collect();
+        let image = sinks
             .iter()
             .filter_map(|sink| Some(sink.packing()?.compression))
+            .chain(of(Mode::Min))
+            .filter(|how| !all.contains(how))
             .collect();
-        how.dedup();
         Self {
             store: store.clone(),
-            how,
+            image,
+            all,
             ops,
         }
     }
 
     fn start(&self, id: OpId, fs: &Fs) {
-        if !self.ops.contains(&id) {
-            return;
-        }
         let Fs::Layers(chain) = fs else { return };
         let Some(ChainLayer::Built(built)) = chain.layers.last() else {
             return;
         };
-        for how in &self.how {
+        let image = self.image.iter().filter(|_| self.ops.contains(&id));
+        for how in self.all.iter().chain(image) {
             let (store, diff_id, how) = (self.store.clone(), built.layer.diff_id, *how);
             // A failure here is met again, and reported, when the layer is packed.
             tokio::task::spawn_blocking(move || compress_ahead(&store, diff_id, how));

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use lapstrake_cache::{Content, DiffId, Encoder, Hasher, Layer};
+use lapstrake_cache::{Content, DiffId, Encoder, Hasher, Key, Layer};
 use lapstrake_frontend::image::ImageRef;
 
 use crate::context::LocalContext;
@@ -32,6 +32,8 @@ pub(crate) enum ChainLayer {
     Built(Built),
     /// Of an image: perhaps not in the store yet.
     Pulled(Arc<PulledLayer>),
+    /// Made elsewhere, as a cache says: perhaps not in the store yet.
+    Imported(Arc<Imported>),
 }
 
 /// A layer that a step made.
@@ -40,6 +42,31 @@ pub(crate) struct Built {
     pub(crate) layer: Layer,
     /// When it was made, as RFC 3339 says; kept when the step is cached.
     pub(crate) created: String,
+    /// The keys that lead to it; a context that is used as a base has none.
+    pub(crate) keys: Option<Keys>,
+}
+
+/// The keys of a step's result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keys {
+    /// Of the step and all that it reads.
+    pub(crate) step: Key,
+    /// Of the step, its base and what it made of that: for early cutoff.
+    pub(crate) result: Key,
+}
+
+/// A layer that a cache outside the store speaks of. What it says of the layer is believed in this build only, and checked
+/// as soon as the layer is read: see [`crate::travel`].
+#[derive(Debug, Clone)]
+pub(crate) struct Imported {
+    pub(crate) diff_id: DiffId,
+    pub(crate) content: Content,
+    pub(crate) created: String,
+    pub(crate) keys: Keys,
+    /// Where its blob can be had; none where the cache knows of the layer and does not hold it.
+    pub(crate) blob: Option<Arc<PulledLayer>>,
+    /// Which of the build's caches speaks of it.
+    pub(crate) cache: usize,
 }
 
 /// A layer of a base image.
@@ -69,15 +96,25 @@ impl ChainLayer {
         match self {
             Self::Built(built) => built.layer.diff_id,
             Self::Pulled(layer) => layer.diff_id,
+            Self::Imported(layer) => layer.diff_id,
+        }
+    }
+
+    /// When a step made it; of layers of base images that is not known.
+    pub(crate) fn created(&self) -> Option<&str> {
+        match self {
+            Self::Built(built) => Some(&built.created),
+            Self::Imported(layer) => Some(&layer.created),
+            Self::Pulled(_) => None,
         }
     }
 }
 
 impl Chain {
     /// This chain with one more layer on top.
-    pub(crate) fn with(&self, layer: Built) -> Self {
+    pub(crate) fn with(&self, layer: ChainLayer) -> Self {
         let mut layers = self.layers.clone();
-        layers.push(ChainLayer::Built(layer));
+        layers.push(layer);
         Self { layers }
     }
 
@@ -94,14 +131,15 @@ impl Chain {
             .map(|(id, _)| id)
     }
 
-    /// What the file system contains, times aside: the identity that keys are made of. A built layer counts by its
-    /// content, a pulled one by its diff id, because that is known without downloading it.
+    /// What the file system contains, times aside: the identity that keys are made of. A step's layer counts by its
+    /// content, one of an image by its diff id, because that is known without downloading it.
     pub(crate) fn content(&self) -> Content {
         let mut hasher = Hasher::new();
         hasher.text("kind", "chain");
         for layer in &self.layers {
             match layer {
                 ChainLayer::Built(built) => hasher.field("content", &built.layer.content.0),
+                ChainLayer::Imported(layer) => hasher.field("content", &layer.content.0),
                 ChainLayer::Pulled(layer) => hasher.field("diff id", layer.diff_id.0.as_bytes()),
             }
         }

@@ -30,6 +30,7 @@ mod secrets;
 mod sink;
 mod stored;
 mod time;
+mod travel;
 mod web;
 
 pub use commands::run;

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
-use lapstrake_cache::{DiffId, Digest, Encoder, Hasher, Key, Store};
+use anyhow::{Context, Result, ensure};
+use lapstrake_cache::{DiffId, Digest, Encoder, Hasher, HashingReader, Key, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::assemble::Image;
 use crate::compress::{Compression, compress};
-use crate::fs::{ChainLayer, Origin, PulledLayer};
+use crate::fs::{ChainLayer, Imported, Origin, PulledLayer};
 use crate::oci::platform::PlatformSpec;
 use crate::oci::{Descriptor, Index, Manifest, media};
 use crate::parallel;
@@ -53,7 +54,11 @@ pub(crate) enum BlobContent {
     /// The tar of a layer of the store: made when it is read.
     Layer(DiffId),
     /// Perhaps not in the store yet.
-    Remote(Origin),
+    Remote {
+        origin: Origin,
+        /// The layer, where it is a cache that speaks of it.
+        imported: Option<Arc<Imported>>,
+    },
 }
 
 /// An image ready to be emitted.
@@ -112,17 +117,23 @@ pub(crate) fn index(images: &[Packed], flavour: Flavour) -> Blob {
     document(kind, Index::new(kind, manifests).to_bytes())
 }
 
-fn document(media_type: &str, bytes: Vec<u8>) -> Blob {
+/// A blob of these bytes.
+pub(crate) fn document(media_type: &str, bytes: Vec<u8>) -> Blob {
     Blob {
         descriptor: Descriptor::of(media_type, &bytes),
         content: BlobContent::Bytes(bytes),
     }
 }
 
-fn layer_blob(store: &Store, layer: &ChainLayer, packing: &Packing) -> Result<Blob> {
-    let pulled = match layer {
+/// The blob of a layer, compressed unless it came so.
+pub(crate) fn layer_blob(store: &Store, layer: &ChainLayer, packing: &Packing) -> Result<Blob> {
+    let (pulled, imported) = match layer {
         ChainLayer::Built(built) => return compressed(store, built.layer.diff_id, packing),
-        ChainLayer::Pulled(pulled) => pulled,
+        ChainLayer::Pulled(pulled) => (pulled, None),
+        ChainLayer::Imported(layer) => match &layer.blob {
+            Some(pulled) => (pulled, Some(layer)),
+            None => return compressed(store, layer.diff_id, packing),
+        },
     };
     if is_own(store, pulled)? {
         return compressed(store, pulled.diff_id, packing);
@@ -138,7 +149,10 @@ fn layer_blob(store: &Store, layer: &ChainLayer, packing: &Packing) -> Result<Bl
     );
     Ok(Blob {
         descriptor,
-        content: BlobContent::Remote(pulled.origin.clone()),
+        content: BlobContent::Remote {
+            origin: pulled.origin.clone(),
+            imported: imported.map(Arc::clone),
+        },
     })
 }
 
@@ -162,7 +176,15 @@ fn recompressed(store: &Store, pulled: &PulledLayer, packing: &Packing) -> Resul
     let record = compress_once(store, pulled.diff_id, packing.compression, |sink| {
         let blob = store.open_blob(digest)?;
         let blob = blob.with_context(|| format!("find blob {digest} in the store"))?;
-        io::copy(&mut crate::compress::decompress(blob)?, sink)?;
+        let mut tar = HashingReader::new(crate::compress::decompress(blob)?);
+        io::copy(&mut tar, sink)?;
+        // The result is kept under the diff id, for whoever has a layer of that name: so it must be that layer.
+        let found = tar.digest();
+        ensure!(
+            found == pulled.diff_id.0,
+            "blob {digest} holds the layer {found}, not {} as was said",
+            pulled.diff_id
+        );
         Ok(())
     })?;
     let media_type = layer_type(kind(packing.compression), packing.flavour);
@@ -290,7 +312,7 @@ pub(crate) fn open(store: &Store, blob: &Blob) -> Result<Box<dyn Read + Send>> {
     Ok(match &blob.content {
         BlobContent::Bytes(bytes) => Box::new(io::Cursor::new(bytes.clone())),
         BlobContent::Layer(diff_id) => Box::new(layer_reader(store, *diff_id)?),
-        BlobContent::Stored | BlobContent::Remote(_) => {
+        BlobContent::Stored | BlobContent::Remote { .. } => {
             let reader = store.open_blob(digest)?;
             Box::new(reader.with_context(|| format!("find blob {digest} in the store"))?)
         }

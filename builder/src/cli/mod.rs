@@ -45,6 +45,7 @@ pub use output::{
 };
 pub use progress::ProgressMode;
 pub use secret::{SecretSource, SecretSpec, SshSpec};
+pub(crate) use values::boolean;
 
 /// One run of the program.
 #[derive(Debug, Clone, PartialEq, Eq)]

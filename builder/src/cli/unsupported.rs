@@ -40,16 +40,6 @@ const UNSUPPORTED: &[Row] = &[
         "there is one builder, this process; leave the flag out",
     ),
     (
-        "--cache-from",
-        |a| any(&a.cache.cache_from),
-        "caches are not imported yet; share the store with --root instead",
-    ),
-    (
-        "--cache-to",
-        |a| any(&a.cache.cache_to),
-        "caches are not exported yet; share the store with --root instead",
-    ),
-    (
         "--isolation",
         |a| {
             a.legacy

@@ -15,8 +15,8 @@ use lapstrake_runtime::Cancel;
 
 use super::input::{self, Input};
 use super::stop::{self, Stopped};
-use super::{Surroundings, output, settings};
-use crate::build::{BuildError, Built, Request, Site, build};
+use super::{Surroundings, caches, output, settings};
+use crate::build::{BuildError, Built, Request, Site, Travel, build};
 use crate::cli::{BuildOptions, ProgressMode, SecretSource as NamedSecret, SshSpec};
 use crate::events::Events;
 use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings, text};
@@ -65,6 +65,7 @@ pub(super) struct Prepared {
     pub(super) client: Client,
     secrets: Secrets,
     settings: crate::ops::Settings,
+    travel: Travel,
     cancel: Cancel,
 }
 
@@ -75,11 +76,14 @@ impl Prepared {
         lapstrake_runtime::enter().context("enter namespaces")?;
         let store =
             Store::open(&root).with_context(|| format!("open the store {}", root.display()))?;
+        let mut insecure = output::insecure(options);
+        insecure.extend(caches::insecure(options));
         Ok(Self {
             store,
-            client: surroundings.client(output::insecure(options))?,
+            client: surroundings.client(insecure)?,
             secrets: secrets(surroundings, options)?,
             settings: settings::settings(options)?,
+            travel: caches::travel(options)?,
             cancel: Cancel::new().context("prepare to stop steps")?,
         })
     }
@@ -126,6 +130,7 @@ async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Ou
         client,
         secrets,
         settings,
+        travel,
         cancel,
     } = prepared;
     let (text, parsed) = lapstrake_frontend::parse_bytes(&input.dockerfile);
@@ -144,7 +149,7 @@ async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Ou
     };
     note_syntax(&dockerfile, &events);
     let warn = warner(&events, source.as_ref());
-    let request = match request(options, dockerfile, input, secrets, settings) {
+    let request = match request(options, dockerfile, input, secrets, settings, travel) {
         Ok(request) => Request { warn, ..request },
         Err(error) => {
             return Outcome {
@@ -234,6 +239,7 @@ fn request(
     input: Input,
     secrets: Secrets,
     settings: crate::ops::Settings,
+    travel: Travel,
 ) -> Result<Request> {
     Ok(Request {
         dockerfile,
@@ -245,6 +251,7 @@ fn request(
         allowed: options.allow.clone(),
         pull: options.pull,
         sinks: output::sinks(options)?,
+        travel,
         warn: Box::new(|_| ()),
     })
 }

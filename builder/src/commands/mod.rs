@@ -1,6 +1,7 @@
 //! The commands, carried out.
 
 mod build;
+mod caches;
 mod call;
 mod images;
 mod input;

@@ -20,6 +20,7 @@ use crate::parallel;
 use crate::resolve::Resolver;
 use crate::sink::{Outlet, Sink, name_in_store};
 use crate::stored;
+use crate::travel::Elsewhere;
 
 /// Registries throttle clients that open more.
 const DOWNLOADS: usize = 4;
@@ -67,6 +68,7 @@ pub(super) fn pull(surroundings: &Surroundings, options: &PullOptions) -> Result
             client,
             events,
             tokio,
+            elsewhere: _,
         } = outlet;
         let resolver = Resolver::new(
             store.clone(),
@@ -119,10 +121,12 @@ fn with_outlet<T: Send + 'static>(
         .enable_all()
         .build();
     let runtime = runtime.context("start the threads of the transfer")?;
+    let events = Events::new(display.feed());
     let outlet = Outlet {
         store: store.clone(),
         client,
-        events: Events::new(display.feed()),
+        elsewhere: Arc::new(Elsewhere::new(events.clone(), Vec::new())),
+        events,
         tokio: runtime.handle().clone(),
     };
     let cancel = Cancel::new().context("prepare to stop")?;

@@ -80,7 +80,12 @@ impl Graph {
             .into_iter()
             .filter_map(|id| Some((id, self.result(id)?.clone())))
             .collect();
-        Some(Task { id, node, inputs })
+        Some(Task {
+            id,
+            node,
+            inputs,
+            believes: true,
+        })
     }
 
     /// Notes what a running op yielded and makes those ready that waited for it.
@@ -98,12 +103,41 @@ impl Graph {
         self.set(id, State::Failed);
     }
 
+    /// Makes those ops wanted again that failed or whose results are `lost`, and all that read them.
+    pub(crate) fn redo(&mut self, lost: &dyn Fn(&Fs) -> bool) {
+        let mut again: HashSet<OpId> = HashSet::new();
+        // Inputs come before their users.
+        for at in 0..self.nodes.len() {
+            let id = OpId(at as u32);
+            let keep = match &self.states[at] {
+                State::Unwanted => true,
+                State::Done(fs) => !lost(fs),
+                _ => false,
+            };
+            let mut inputs = inputs(&self.nodes[at].op);
+            inputs.retain(|input| again.contains(input));
+            inputs.sort_unstable();
+            inputs.dedup();
+            if !keep || (!inputs.is_empty() && !matches!(self.states[at], State::Unwanted)) {
+                again.insert(id);
+                self.ready.remove(&id);
+                self.set(id, State::Waiting(inputs.len()));
+            }
+        }
+    }
+
     /// What `id` yielded, once it is done.
     pub(crate) fn result(&self, id: OpId) -> Option<&Fs> {
         match &self.states[index(id)] {
             State::Done(fs) => Some(fs),
             _ => None,
         }
+    }
+
+    /// What all ops yielded that are done, in their order.
+    pub(crate) fn results(&self) -> Vec<&Fs> {
+        let ids = (0..self.nodes.len()).map(|at| OpId(at as u32));
+        ids.filter_map(|id| self.result(id)).collect()
     }
 
     /// The ops that `results` are stacked on, themselves included.

@@ -19,7 +19,8 @@ pub(crate) use graph::{Graph, index, inputs};
 pub(crate) use merge::merge;
 
 use crate::events::Events;
-use crate::fs::{Chain, Fs};
+use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
+use crate::travel::Lost;
 
 /// An op with the results that it reads.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub(crate) struct Task {
     pub(crate) id: OpId,
     pub(crate) node: Node,
     pub(crate) inputs: Vec<(OpId, Fs)>,
+    /// Whether what caches elsewhere claim may go into the key: see [`Executor::prove`].
+    pub(crate) believes: bool,
 }
 
 impl Task {
@@ -43,13 +46,20 @@ impl Task {
 pub(crate) enum Prepared<Job> {
     /// A source: nothing has to be worked.
     Source(Fs),
-    /// A layer on `base`, known by `key`; `job` makes it. `step` is a key of the op's definition alone, whatever it reads.
+    /// A layer.
     Layer {
-        key: Key,
-        step: Key,
-        base: Chain,
-        job: Job,
+        ready: Ready<Job>,
+        /// The key rests on what a cache elsewhere claims: it is good for look-ups only, see [`Executor::prove`].
+        claimed: bool,
     },
+}
+
+/// A layer on `base`, known by `key`; `job` makes it. `step` is a key of the op's definition alone, whatever it reads.
+pub(crate) struct Ready<Job> {
+    pub(crate) key: Key,
+    pub(crate) step: Key,
+    pub(crate) base: Chain,
+    pub(crate) job: Job,
 }
 
 /// What executes ops: the real one of [`crate::ops`], or a scripted one in tests.
@@ -60,6 +70,21 @@ pub(crate) trait Executor: Send + Sync + 'static {
     fn prepare(&self, task: &Task) -> Result<Prepared<Self::Job>>;
     /// Does the work and commits the layer.
     fn run(&self, task: &Task, job: Self::Job) -> Result<Layer>;
+
+    /// As [`Executor::prepare`] for a layer, believing no cache elsewhere.
+    fn prove(&self, task: &Task) -> Result<Ready<Self::Job>>;
+    /// The layer that a cache elsewhere has for `key`.
+    fn elsewhere(&self, _key: &Key) -> Option<ChainLayer> {
+        None
+    }
+    /// The layer of a cache elsewhere for what a step made anew, when it says that its content is the same.
+    fn same_elsewhere(&self, _built: &Built, _keys: &Keys) -> Option<ChainLayer> {
+        None
+    }
+    /// Whether a result rests on a layer that turned out not to be had.
+    fn is_lost(&self, _fs: &Fs) -> bool {
+        false
+    }
 }
 
 /// A step that failed.
@@ -70,7 +95,8 @@ pub(crate) struct Failure {
 }
 
 /// Works all of `graph` and returns it with every wanted op done, or the first failure once all running steps ended.
-/// `finished` sees each result as it comes.
+/// `finished` sees each result as it comes. When a layer of a cache elsewhere cannot be had after all, the steps that rest
+/// on it are worked again.
 pub(crate) async fn solve<E: Executor>(
     mut graph: Graph,
     executor: Arc<E>,
@@ -82,8 +108,9 @@ pub(crate) async fn solve<E: Executor>(
     let limit = parallel_steps();
     let mut running = JoinSet::new();
     let mut failure: Option<Box<Failure>> = None;
+    let mut lost = false;
     loop {
-        while running.len() < limit && failure.is_none() && !cancel.is_cancelled() {
+        while running.len() < limit && failure.is_none() && !lost && !cancel.is_cancelled() {
             let Some(task) = graph.start_next() else {
                 break;
             };
@@ -96,7 +123,15 @@ pub(crate) async fn solve<E: Executor>(
             });
         }
         match running.join_next().await {
+            None if lost && failure.is_none() => {
+                graph.redo(&|fs| executor.is_lost(fs));
+                lost = false;
+            }
             None => break,
+            Some(Ok((id, Err(error)))) if Lost::is(&error) => {
+                graph.failed(id);
+                lost = true;
+            }
             Some(Ok((id, Ok(fs)))) => {
                 finished(id, &fs);
                 graph.done(id, fs);

@@ -10,7 +10,7 @@ use lapstrake_cache::{Encoder, Hasher, Layer, Store};
 use lapstrake_frontend::plan::{MakeDir, Node, Op, OpId};
 use lapstrake_runtime::Cancel;
 
-use super::{Executor, Graph, Prepared, Task, solve};
+use super::{Executor, Graph, Prepared, Ready, Task, solve};
 use crate::events::Events;
 use crate::fs::{Chain, Fs};
 use crate::progress::{Display, Event, LogLimit, Recorder};
@@ -43,11 +43,18 @@ impl Executor for Script {
         let mut step = Hasher::new();
         step.text("user", &op.user);
         Ok(Prepared::Layer {
-            key: hasher.finish(),
-            step: step.finish(),
-            base,
-            job: (),
+            ready: Ready {
+                key: hasher.finish(),
+                step: step.finish(),
+                base,
+                job: (),
+            },
+            claimed: false,
         })
+    }
+
+    fn prove(&self, _: &Task) -> Result<Ready<()>> {
+        bail!("there is nothing to prove")
     }
 
     fn run(&self, task: &Task, (): ()) -> Result<Layer> {

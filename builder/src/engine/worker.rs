@@ -4,10 +4,11 @@ use anyhow::Result;
 use lapstrake_cache::{Content, DiffId, Encoder, Hasher, Key, Layer, Store};
 use serde::{Deserialize, Serialize};
 
-use super::{Executor, Prepared, Task};
+use super::{Executor, Prepared, Ready, Task};
 use crate::events::Events;
-use crate::fs::{Built, Chain, Fs};
+use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
 use crate::time;
+use crate::travel::Lost;
 
 /// What the store keeps under a key.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub(super) fn work<E: Executor>(
     let result = work_started(executor, store, events, task);
     match &result {
         Ok(_) => events.done(task),
-        Err(error) if is_cancelled(error) => events.cancelled(task),
+        Err(error) if is_cancelled(error) || Lost::is(error) => events.cancelled(task),
         Err(error) => events.failed(task, error),
     }
     result
@@ -48,38 +49,71 @@ fn work_started<E: Executor>(
     events: &Events,
     task: &Task,
 ) -> Result<Fs> {
-    let (key, step, base, job) = match executor.prepare(task)? {
+    let (mut ready, claimed) = match executor.prepare(task)? {
         Prepared::Source(fs) => return Ok(fs),
-        Prepared::Layer {
-            key,
-            step,
-            base,
-            job,
-        } => (key, step, base, job),
+        Prepared::Layer { ready, claimed } => (ready, claimed),
     };
-    if let Some(built) = find(store, task, &key)? {
+    let cached = |ready: &Ready<E::Job>, layer| {
         events.cached(task);
-        return Ok(Fs::Layers(base.with(built)));
+        Ok(Fs::Layers(ready.base.with(layer)))
+    };
+    if let Some(layer) = find(executor, store, task, &ready)? {
+        return cached(&ready, layer);
     }
-    let _lock = store.lock_key(&key, &mut || events.waiting(task))?;
-    if let Some(built) = find(store, task, &key)? {
-        events.cached(task);
-        return Ok(Fs::Layers(base.with(built)));
+    if claimed {
+        // What is worked is recorded under what was found here, not under what a cache says.
+        ready = executor.prove(task)?;
+        if let Some(layer) = find(executor, store, task, &ready)? {
+            return cached(&ready, layer);
+        }
     }
+    let _lock = store.lock_key(&ready.key, &mut || events.waiting(task))?;
+    if let Some(layer) = find(executor, store, task, &ready)? {
+        return cached(&ready, layer);
+    }
+    let Ready {
+        key,
+        step,
+        base,
+        job,
+    } = ready;
     let layer = executor.run(task, job)?;
-    let built = settle(store, &step, &base, layer)?;
+    let built = settle(store, key, &step, &base, layer)?;
     put(store, &key, &built)?;
-    Ok(Fs::Layers(base.with(built)))
+    let same = built
+        .keys
+        .filter(|_| !task.node.ignore_cache)
+        .and_then(|keys| executor.same_elsewhere(&built, &keys));
+    Ok(Fs::Layers(
+        base.with(same.unwrap_or(ChainLayer::Built(built))),
+    ))
 }
 
-/// The stored result of `key`, if its layer is still there.
-fn find(store: &Store, task: &Task, key: &Key) -> Result<Option<Built>> {
+/// The result of a key that the store has, or that a cache elsewhere speaks of.
+fn find<E: Executor>(
+    executor: &E,
+    store: &Store,
+    task: &Task,
+    ready: &Ready<E::Job>,
+) -> Result<Option<ChainLayer>> {
     if task.node.ignore_cache {
         return Ok(None);
     }
-    take(store, key)
+    let Ready {
+        key, step, base, ..
+    } = ready;
+    let result = |content: &Content| result_key(step, base, content);
+    if let Some(mut built) = take(store, key)? {
+        built.keys = Some(Keys {
+            step: *key,
+            result: result(&built.layer.content),
+        });
+        return Ok(Some(ChainLayer::Built(built)));
+    }
+    Ok(executor.elsewhere(key))
 }
 
+/// The stored result of `key`, if its layer is still there.
 fn take(store: &Store, key: &Key) -> Result<Option<Built>> {
     let Some(record) = store.record::<Record>(key)? else {
         return Ok(None);
@@ -93,11 +127,16 @@ fn take(store: &Store, key: &Key) -> Result<Option<Built>> {
             ..layer
         },
         created: record.created,
+        keys: None,
     }))
 }
 
 fn put(store: &Store, key: &Key, built: &Built) -> Result<()> {
-    let Built { layer, created } = built;
+    let Built {
+        layer,
+        created,
+        keys: _,
+    } = built;
     Ok(store.put_record(
         key,
         &Record {
@@ -110,20 +149,31 @@ fn put(store: &Store, key: &Key, built: &Built) -> Result<()> {
 
 /// Early cutoff: a step that was worked again and made what it had made on this base before yields the stored layer, so
 /// that nothing after it changes, times included. Another step is never taken for it: it may have set the times itself.
-fn settle(store: &Store, step: &Key, base: &Chain, layer: Layer) -> Result<Built> {
-    let mut hasher = Hasher::new();
-    hasher.text("kind", "result");
-    hasher.field("step", &step.0);
-    hasher.field("base", &base.content().0);
-    hasher.field("content", &layer.content.0);
-    let key = hasher.finish();
-    if let Some(same) = take(store, &key)? {
-        return Ok(same);
+fn settle(store: &Store, key: Key, step: &Key, base: &Chain, layer: Layer) -> Result<Built> {
+    let keys = Keys {
+        step: key,
+        result: result_key(step, base, &layer.content),
+    };
+    if let Some(same) = take(store, &keys.result)? {
+        return Ok(Built {
+            keys: Some(keys),
+            ..same
+        });
     }
     let built = Built {
         layer,
         created: time::now(),
+        keys: Some(keys),
     };
-    put(store, &key, &built)?;
+    put(store, &keys.result, &built)?;
     Ok(built)
+}
+
+fn result_key(step: &Key, base: &Chain, content: &Content) -> Key {
+    let mut hasher = Hasher::new();
+    hasher.text("kind", "result");
+    hasher.field("step", &step.0);
+    hasher.field("base", &base.content().0);
+    hasher.field("content", &content.0);
+    hasher.finish()
 }

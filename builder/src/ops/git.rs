@@ -10,7 +10,7 @@ use lapstrake_cache::{Encoder, Layer, Scratch};
 use lapstrake_frontend::plan::Git;
 
 use super::{Job, Ops, hasher};
-use crate::engine::Prepared;
+use crate::engine::{Prepared, Ready};
 use crate::fs::Chain;
 use crate::secrets::Secrets;
 use crate::web::redacted;
@@ -50,10 +50,13 @@ pub(super) fn prepare(ops: &Ops, op: &Git) -> Result<Prepared<Job>> {
     hasher.flag("submodules", *submodules);
     let key = hasher.finish();
     Ok(Prepared::Layer {
-        key,
-        step: key,
-        base: Chain::default(),
-        job: Job::Git(checkout),
+        ready: Ready {
+            key,
+            step: key,
+            base: Chain::default(),
+            job: Job::Git(checkout),
+        },
+        claimed: false,
     })
 }
 

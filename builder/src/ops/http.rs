@@ -12,7 +12,7 @@ use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
 
 use super::{Job, Ops, hasher, key_of};
-use crate::engine::{Prepared, Task};
+use crate::engine::{Prepared, Ready, Task};
 use crate::fs::Chain;
 use crate::web::{self, REDIRECTS, Response, redacted};
 
@@ -60,10 +60,13 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>
     );
     let key = hasher.finish();
     Ok(Prepared::Layer {
-        key,
-        step: key,
-        base: Chain::default(),
-        job: Job::Http(fetched),
+        ready: Ready {
+            key,
+            step: key,
+            base: Chain::default(),
+            job: Job::Http(fetched),
+        },
+        claimed: false,
     })
 }
 

@@ -14,6 +14,7 @@ use crate::fetch::fetch_blob;
 use crate::fs::{Chain, ChainLayer, PulledLayer};
 use crate::parallel;
 use crate::registry::Client;
+use crate::travel::Elsewhere;
 
 /// Registries throttle clients that open more.
 const DOWNLOADS: usize = 4;
@@ -26,30 +27,48 @@ impl Ops {
             &self.client,
             &self.tokio,
             &self.events.of(task),
+            &self.elsewhere,
             chain,
         )
     }
 }
 
-/// The directories of all layers of `chain`, lowest first. Missing layers are fetched, several at once.
+/// The directories of all layers of `chain`, lowest first. Missing layers are fetched, several at once. On return every
+/// layer that a cache elsewhere spoke of is what it said.
+///
+/// # Errors
+/// With [`crate::travel::Lost`] when such a layer is not, or cannot be had.
 pub(crate) fn materialise(
     store: &Store,
     client: &Client,
     tokio: &Handle,
     step: &Step,
+    elsewhere: &Elsewhere,
     chain: &Chain,
 ) -> Result<Vec<PathBuf>> {
     let mut missing = Vec::new();
     for layer in &chain.layers {
-        if let ChainLayer::Pulled(layer) = layer
-            && store.layer(&layer.diff_id)?.is_none()
-        {
-            missing.push(layer.as_ref());
+        let is_built = matches!(layer, ChainLayer::Built(_));
+        if !is_built && store.layer(&layer.diff_id())?.is_none() {
+            missing.push(layer);
         }
     }
-    parallel::map(&missing, DOWNLOADS, |layer| {
-        bring(store, client, tokio, step, layer)
+    parallel::map(&missing, DOWNLOADS, |layer| match layer {
+        ChainLayer::Built(_) => Ok(()),
+        ChainLayer::Pulled(layer) => bring(store, client, tokio, step, layer),
+        ChainLayer::Imported(layer) => {
+            let brought = match &layer.blob {
+                Some(blob) => bring(store, client, tokio, step, blob),
+                None => Err(anyhow::anyhow!("the cache does not hold it")),
+            };
+            // All that are lost are found before the steps are worked again.
+            if let Err(error) = brought {
+                elsewhere.lose(layer, &error);
+            }
+            Ok(())
+        }
     })?;
+    elsewhere.verify(store, chain)?;
     let layers: Vec<_> = chain.distinct().collect();
     Ok(store.lowers(&layers)?)
 }

@@ -28,18 +28,20 @@ pub(crate) use image::materialise;
 pub(crate) use key::Visible;
 
 use crate::context::LocalContext;
-use crate::engine::{Executor, Prepared, Task};
+use crate::engine::{Executor, Prepared, Ready, Task};
 use crate::events::Events;
-use crate::fs::{Chain, Fs};
+use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
 use crate::registry::Client;
 use crate::resolve::Resolver;
 use crate::secrets::Secrets;
+use crate::travel::Elsewhere;
 
 /// What ops need besides their inputs. One for each build.
 pub(crate) struct Ops {
     pub(crate) store: Store,
     pub(crate) client: Client,
     pub(crate) resolver: Arc<Resolver>,
+    pub(crate) elsewhere: Arc<Elsewhere>,
     pub(crate) events: Events,
     pub(crate) cancel: Cancel,
     /// The main context under `None`, named ones under their names.
@@ -152,10 +154,13 @@ impl Executor for Ops {
                     hasher.finish()
                 };
                 Ok(Prepared::Layer {
-                    key: key(base.content()),
-                    step: key(NOTHING),
-                    base: base.clone(),
-                    job: Job::MakeDir(base),
+                    ready: Ready {
+                        key: key(base.content()),
+                        step: key(NOTHING),
+                        base: base.clone(),
+                        job: Job::MakeDir(base),
+                    },
+                    claimed: false,
                 })
             }
             Op::Copy(op) => copy::prepare(self, task, op),
@@ -172,6 +177,32 @@ impl Executor for Ops {
             (Op::Git(op), Job::Git(job)) => git::run(self, op, &job),
             _ => bail!("the step's job does not fit its op"),
         }
+    }
+
+    fn prove(&self, task: &Task) -> Result<Ready<Job>> {
+        let task = Task {
+            believes: false,
+            ..task.clone()
+        };
+        match self.prepare(&task)? {
+            Prepared::Layer {
+                ready,
+                claimed: false,
+            } => Ok(ready),
+            _ => bail!("the step's key cannot be proved"),
+        }
+    }
+
+    fn elsewhere(&self, key: &Key) -> Option<ChainLayer> {
+        self.elsewhere.step(key).map(ChainLayer::Imported)
+    }
+
+    fn same_elsewhere(&self, built: &Built, keys: &Keys) -> Option<ChainLayer> {
+        self.elsewhere.same(built, keys).map(ChainLayer::Imported)
+    }
+
+    fn is_lost(&self, fs: &Fs) -> bool {
+        matches!(fs, Fs::Layers(chain) if self.elsewhere.has_lost(chain))
     }
 }
 
@@ -234,6 +265,7 @@ impl Ops {
         // Both in the order of the mounts, which is the order in which key and step take them.
         let mut sources = Vec::new();
         let mut contents = Vec::new();
+        let mut claimed = false;
         for mount in &op.mounts {
             let (Mount::Bind { from, source, .. }
             | Mount::Cache {
@@ -244,9 +276,10 @@ impl Ops {
             else {
                 continue;
             };
-            let (source, content) = copy::mount_source(self, task, *from, source)?;
+            let (source, known) = copy::mount_source(self, task, *from, source)?;
             sources.push(source);
-            contents.push(content);
+            contents.push(known.content);
+            claimed |= known.claimed;
         }
         let key = |base: Content, contents: &[Content]| {
             let mut hasher = hasher("run");
@@ -255,10 +288,13 @@ impl Ops {
         };
         let job = Job::Run(base.clone(), run::RunJob { sources });
         Ok(Prepared::Layer {
-            key: key(base.content(), &contents),
-            step: key(NOTHING, &vec![NOTHING; contents.len()]),
-            base,
-            job,
+            ready: Ready {
+                key: key(base.content(), &contents),
+                step: key(NOTHING, &vec![NOTHING; contents.len()]),
+                base,
+                job,
+            },
+            claimed,
         })
     }
 }

@@ -62,7 +62,7 @@ pub(super) fn emit(
     let contents = Contents { files, blobs };
     match target {
         Target::File(path) => write_whole(path, |out| write_tar(outlet, out, &contents))?,
-        Target::Directory(path) => write_directory(outlet, path, &contents)?,
+        Target::Directory(path) => write_directory(outlet, step, path, &contents)?,
         Target::Stdout => write_tar(outlet, &mut std::io::stdout().lock(), &contents)
             .context("write to standard output")?,
         Target::Docker => docker_load(outlet, &contents)?,
@@ -152,27 +152,33 @@ fn write_tar(outlet: &Outlet, out: &mut dyn Write, contents: &Contents) -> Resul
 }
 
 /// Writes into a directory that may hold a layout already; `index.json` comes last, so that a broken run is not seen.
-fn write_directory(outlet: &Outlet, path: &Path, contents: &Contents) -> Result<()> {
-    let blobs = path.join("blobs/sha256");
-    std::fs::create_dir_all(&blobs).with_context(|| format!("create {}", blobs.display()))?;
+fn write_directory(outlet: &Outlet, step: &Step, path: &Path, contents: &Contents) -> Result<()> {
     for blob in &contents.blobs {
-        let target = blobs.join(blob.descriptor.digest.hex());
-        if std::fs::metadata(&target).is_ok_and(|found| found.len() == blob.descriptor.size) {
-            continue;
-        }
-        let mut content = open(&outlet.store, blob)?;
-        write_whole(&target, |out| {
-            let copied = std::io::copy(&mut content, out)?;
-            ensure!(
-                copied == blob.descriptor.size,
-                "blob {} ended after {copied} bytes",
-                blob.descriptor.digest
-            );
-            Ok(())
-        })?;
+        write_blob(outlet, step, path, blob)?;
     }
     for (name, bytes) in &contents.files {
         write_whole(&path.join(name), |out| Ok(out.write_all(bytes)?))?;
     }
     Ok(())
+}
+
+/// Writes a blob into the layout directory `path`, unless it is there.
+pub(crate) fn write_blob(outlet: &Outlet, step: &Step, path: &Path, blob: &Blob) -> Result<()> {
+    let blobs = path.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).with_context(|| format!("create {}", blobs.display()))?;
+    let target = blobs.join(blob.descriptor.digest.hex());
+    if std::fs::metadata(&target).is_ok_and(|found| found.len() == blob.descriptor.size) {
+        return Ok(());
+    }
+    bring(outlet, step, blob)?;
+    let mut content = open(&outlet.store, blob)?;
+    write_whole(&target, |out| {
+        let copied = std::io::copy(&mut content, out)?;
+        ensure!(
+            copied == blob.descriptor.size,
+            "blob {} ended after {copied} bytes",
+            blob.descriptor.digest
+        );
+        Ok(())
+    })
 }

@@ -67,6 +67,7 @@ fn tree_of(outlet: &Outlet, step: &Step, image: &Image) -> Result<Tree> {
         &outlet.client,
         &outlet.tokio,
         step,
+        &outlet.elsewhere,
         &image.layers,
     )?;
     Tree::of_layers(&lowers)

@@ -2,34 +2,40 @@
 
 mod archive;
 mod files;
-mod registry;
+pub(crate) mod registry;
 mod store;
 mod tarball;
 mod whole;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
 use lapstrake_cache::{Digest, Store};
 use lapstrake_frontend::image::ImageRef;
 
+pub(crate) use archive::write_blob;
 pub(crate) use files::FilesTarget;
 pub(crate) use whole::write_whole;
 
 use crate::assemble::Image;
 use crate::events::{Events, Step};
 use crate::fetch::fetch_blob;
-use crate::fs::{ChainLayer, Origin};
+use crate::fs::{ChainLayer, Imported, Origin};
 use crate::oci::Descriptor;
 use crate::pack::{Blob, BlobContent, Flavour, Packed, Packing, index, must_change, pack};
 use crate::registry::Client;
+use crate::travel::{Elsewhere, Lost};
 
 /// What sinks work with.
+#[derive(Clone)]
 pub(crate) struct Outlet {
     pub(crate) store: Store,
     pub(crate) client: Client,
     pub(crate) events: Events,
     pub(crate) tokio: tokio::runtime::Handle,
+    pub(crate) elsewhere: Arc<Elsewhere>,
 }
 
 /// One place where the images go.
@@ -157,30 +163,70 @@ fn bring_what_changes(
     images: &[Image],
     packing: &Packing,
 ) -> Result<()> {
-    for layer in images.iter().flat_map(|image| &image.layers.layers) {
-        if let ChainLayer::Pulled(pulled) = layer
-            && must_change(&outlet.store, pulled, packing)?
-        {
-            fetch(outlet, step, &pulled.descriptor, &pulled.origin)?;
-        }
+    images
+        .iter()
+        .flat_map(|image| &image.layers.layers)
+        .try_for_each(|layer| bring_if_changed(outlet, step, layer, packing))
+}
+
+/// Fetches a layer if it must be compressed in another way than it came in, or if there is no other way to have it.
+pub(crate) fn bring_if_changed(
+    outlet: &Outlet,
+    step: &Step,
+    layer: &ChainLayer,
+    packing: &Packing,
+) -> Result<()> {
+    let (pulled, imported) = match layer {
+        ChainLayer::Built(_) => return Ok(()),
+        ChainLayer::Pulled(pulled) => (pulled, None),
+        ChainLayer::Imported(layer) => match &layer.blob {
+            Some(pulled) => (pulled, Some(layer)),
+            None if outlet.store.layer(&layer.diff_id)?.is_some() => return Ok(()),
+            None => {
+                outlet
+                    .elsewhere
+                    .lose(layer, &anyhow!("the cache does not hold it"));
+                return Err(Lost.into());
+            }
+        },
+    };
+    if must_change(&outlet.store, pulled, packing)? {
+        fetch(outlet, step, &pulled.descriptor, &pulled.origin, imported)?;
     }
     Ok(())
 }
 
-fn fetch(outlet: &Outlet, step: &Step, blob: &Descriptor, origin: &Origin) -> Result<()> {
+/// Fetches a blob. `imported` is the layer, where it is a cache that speaks of it: then it may be lost.
+fn fetch(
+    outlet: &Outlet,
+    step: &Step,
+    blob: &Descriptor,
+    origin: &Origin,
+    imported: Option<&Arc<Imported>>,
+) -> Result<()> {
     let Outlet {
         store,
         client,
         tokio,
         events: _,
+        elsewhere,
     } = outlet;
-    fetch_blob(store, client, tokio, step, blob, origin)
+    let fetched = fetch_blob(store, client, tokio, step, blob, origin);
+    match (fetched, imported) {
+        (Err(error), Some(layer)) => {
+            elsewhere.lose(layer, &error);
+            Err(Lost.into())
+        }
+        (fetched, _) => fetched,
+    }
 }
 
 /// Makes sure that the bytes of `blob` can be read here.
 fn bring(outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
     match &blob.content {
-        BlobContent::Remote(origin) => fetch(outlet, step, &blob.descriptor, origin),
+        BlobContent::Remote { origin, imported } => {
+            fetch(outlet, step, &blob.descriptor, origin, imported.as_ref())
+        }
         BlobContent::Bytes(_) | BlobContent::Stored | BlobContent::Layer(_) => Ok(()),
     }
 }

@@ -73,17 +73,27 @@ pub(crate) fn push(
     Ok(())
 }
 
-fn push_blob(outlet: &Outlet, step: &Step, name: &ImageRef, blob: &Blob) -> Result<()> {
+/// Puts a blob into the repository of `name`, unless it is there or the registry can take it from another repository.
+pub(crate) fn push_blob(outlet: &Outlet, step: &Step, name: &ImageRef, blob: &Blob) -> Result<()> {
+    push_one(outlet, step, name, blob)?;
+    outlet
+        .elsewhere
+        .note_repository(blob.descriptor.digest, name);
+    Ok(())
+}
+
+fn push_one(outlet: &Outlet, step: &Step, name: &ImageRef, blob: &Blob) -> Result<()> {
     let Descriptor { digest, size, .. } = &blob.descriptor;
+    let known = outlet.elsewhere.repository(digest, name);
     // A layer of a base image need not pass through here when the registry has it, or can take it from its repository.
-    if let BlobContent::Remote(origin) = &blob.content {
+    if let BlobContent::Remote { origin, .. } = &blob.content {
         if outlet
             .tokio
             .block_on(outlet.client.has_blob(name, digest))?
         {
             return Ok(());
         }
-        let from = same_registry(origin, name);
+        let from = same_registry(origin, name).or(known.as_deref());
         if from.is_some_and(|from| {
             outlet
                 .tokio
@@ -104,7 +114,7 @@ fn push_blob(outlet: &Outlet, step: &Step, name: &ImageRef, blob: &Blob) -> Resu
     let source = Source {
         descriptor: &blob.descriptor,
         open: &open,
-        mount_from: None,
+        mount_from: known.as_deref(),
         meter: Some(&meter),
     };
     outlet
@@ -123,7 +133,12 @@ fn same_registry<'a>(origin: &'a Origin, name: &ImageRef) -> Option<&'a str> {
 }
 
 /// Pushes a manifest or an index, by its tag or only by its digest.
-fn push_document(outlet: &Outlet, name: &ImageRef, document: &Blob, tagged: bool) -> Result<()> {
+pub(crate) fn push_document(
+    outlet: &Outlet,
+    name: &ImageRef,
+    document: &Blob,
+    tagged: bool,
+) -> Result<()> {
     let BlobContent::Bytes(bytes) = &document.content else {
         return Ok(());
     };

@@ -16,8 +16,9 @@ pub(super) fn emit(
     names: &[ImageRef],
 ) -> Result<Emitted> {
     let (packed, index) = pack_all(outlet, step, images, &store_packing())?;
-    // Whoever uses the image later finds it whole, whatever the registries have by then.
-    for layer in packed.iter().flat_map(|image| &image.layers) {
+    // Whoever uses the image later finds it whole, whatever the registries have by then. Without a name nobody will.
+    let layers = packed.iter().flat_map(|image| &image.layers);
+    for layer in layers.filter(|_| !names.is_empty()) {
         bring(outlet, step, layer)?;
     }
     let documents = packed

@@ -11,3 +11,4 @@ mod platforms;
 mod rebuild;
 mod sources;
 mod steps;
+mod travel;

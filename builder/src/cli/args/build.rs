@@ -124,10 +124,10 @@ pub(crate) struct CacheArgs {
     /// Run the steps of these stages again
     #[arg(long, value_name = "STAGE,…")]
     pub(crate) no_cache_filter: Vec<String>,
-    /// Take cache from elsewhere
+    /// Take what other machines left: an image or a cache by its name, or type=registry (ref=NAME), local (src=DIR)
     #[arg(long, value_name = "NAME | type=TYPE,…")]
     pub(crate) cache_from: Vec<String>,
-    /// Leave cache for others
+    /// Leave keys and layers for other machines: type=registry (ref=NAME), local (dest=DIR) or inline, with mode=min|max
     #[arg(long, value_name = "NAME | type=TYPE,…")]
     pub(crate) cache_to: Vec<String>,
     /// Say of each step what its cache key is made of

@@ -487,8 +487,6 @@ fn what_is_not_supported_is_refused_and_its_harmless_values_are_not() {
         &["--sbom=true"],
         &["--provenance=mode=max"],
         &["--builder=remote"],
-        &["--cache-from=a"],
-        &["--cache-to", "type=local,dest=x"],
         &["--isolation=hyperv"],
         &["--policy=filename=x"],
         &["--security-opt", "seccomp=unconfined"],

@@ -24,8 +24,8 @@ use self::select::{How, Item, Pattern};
 use self::tree::Tree;
 use super::{Job, NOTHING, Ops, hasher, key, key_of};
 use crate::context::LocalContext;
-use crate::engine::{Prepared, Task};
-use crate::fs::{Chain, Fs};
+use crate::engine::{Prepared, Ready, Task};
+use crate::fs::{Built, Chain, ChainLayer, Fs};
 use crate::paths::clean;
 
 /// A copy whose key is known.
@@ -39,6 +39,22 @@ pub(crate) struct CopyJob {
 struct Selected {
     tree: Tree,
     items: Vec<Item>,
+}
+
+/// The digest of what a source selects.
+pub(super) struct Known {
+    pub(super) content: Content,
+    /// A cache elsewhere says so, nobody has looked.
+    pub(super) claimed: bool,
+}
+
+impl Known {
+    fn proved(content: Content) -> Self {
+        Self {
+            content,
+            claimed: false,
+        }
+    }
 }
 
 /// A tree that a RUN mount reads.
@@ -59,13 +75,15 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Copy) -> Result<Prepared<Job>
     let excludes = excludes(op)?;
     let mut all = hasher("selections");
     let mut selected = Vec::with_capacity(op.sources.len());
+    let mut claimed = false;
     for source in &op.sources {
         match source {
             CopySource::Inline { .. } => selected.push(None),
             CopySource::Path { from, pattern, .. } => {
                 let pattern = pattern_of(op, pattern, excludes.as_ref());
-                let (content, found) = digest_source(ops, task, *from, &pattern)?;
-                all.field("source", &content.0);
+                let (known, found) = digest_source(ops, task, *from, &pattern)?;
+                all.field("source", &known.content.0);
+                claimed |= known.claimed;
                 selected.push(found);
             }
         }
@@ -88,10 +106,13 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Copy) -> Result<Prepared<Job>
         selected,
     };
     Ok(Prepared::Layer {
-        key: key(base.content(), Content(all.finish().0)),
-        step: key(NOTHING, NOTHING),
-        base,
-        job: Job::Copy(job),
+        ready: Ready {
+            key: key(base.content(), Content(all.finish().0)),
+            step: key(NOTHING, NOTHING),
+            base,
+            job: Job::Copy(job),
+        },
+        claimed,
     })
 }
 
@@ -124,12 +145,12 @@ fn digest_source(
     task: &Task,
     from: OpId,
     pattern: &Pattern,
-) -> Result<(Content, Option<Selected>)> {
+) -> Result<(Known, Option<Selected>)> {
     match task.input(from)? {
         Fs::Local(context) => {
             let selected = select_in(context.tree()?, pattern)?;
             let content = select::digest(&selected.tree, &selected.items, pattern.how)?;
-            Ok((content, Some(selected)))
+            Ok((Known::proved(content), Some(selected)))
         }
         Fs::Layers(chain) => {
             let excludes = pattern
@@ -144,12 +165,21 @@ fn digest_source(
             ];
             let memo = key_of("selection", &parts);
             if let Some(content) = ops.store.record::<Content>(&memo)? {
-                return Ok((content, None));
+                ops.elsewhere.note_selection(memo, content);
+                return Ok((Known::proved(content), None));
+            }
+            if task.believes
+                && let Some(content) = ops.elsewhere.selection(&memo)
+            {
+                ops.elsewhere.note_selection(memo, content);
+                let claimed = true;
+                return Ok((Known { content, claimed }, None));
             }
             let selected = select_in(Tree::of_layers(&ops.materialise(task, chain)?)?, pattern)?;
             let content = select::digest(&selected.tree, &selected.items, pattern.how)?;
             ops.store.put_record(&memo, &content)?;
-            Ok((content, Some(selected)))
+            ops.elsewhere.note_selection(memo, content);
+            Ok((Known::proved(content), Some(selected)))
         }
     }
 }
@@ -276,22 +306,25 @@ pub(super) fn mount_source(
     task: &Task,
     from: OpId,
     path: &str,
-) -> Result<(MountSource, Content)> {
+) -> Result<(MountSource, Known)> {
     let fs = task.input(from)?;
     if let (Fs::Layers(chain), true) = (fs, clean(Path::new(path)).as_os_str().is_empty()) {
-        return Ok((MountSource::Chain(chain.clone()), chain.content()));
+        return Ok((
+            MountSource::Chain(chain.clone()),
+            Known::proved(chain.content()),
+        ));
     }
     let pattern = literal(path);
-    let (content, _) = digest_source(ops, task, from, &pattern)?;
+    let (known, _) = digest_source(ops, task, from, &pattern)?;
     let source = match fs {
         Fs::Layers(chain) => MountSource::Chain(chain.clone()),
         Fs::Local(context) => MountSource::Context {
             context: Arc::clone(context),
             path: path.to_owned(),
-            content,
+            content: known.content,
         },
     };
-    Ok((source, content))
+    Ok((source, known))
 }
 
 /// Only used for paths of mounts, in which nothing is a wildcard.
@@ -325,10 +358,11 @@ pub(super) fn whole_context(ops: &Ops, context: &LocalContext) -> Result<Chain> 
     let selected = select_in(context.tree()?, &literal(""))?;
     let content = select::digest(&selected.tree, &selected.items, How::Literal)?;
     let layer = context_layer(ops, context, "", &content)?;
-    Ok(Chain::default().with(crate::fs::Built {
+    Ok(Chain::default().with(ChainLayer::Built(Built {
         layer,
         created: crate::time::now(),
-    }))
+        keys: None,
+    })))
 }
 
 /// What the context shows at `path`, as a layer with the same path; kept by its content.
