@@ -330,8 +330,9 @@ impl Finishing {
             .map(|sink| sink.emit(outlet, &images))
             .collect::<Result<_>>()?;
         let chains: Vec<&Chain> = images.iter().map(|image| &image.layers).collect();
+        let mounts = travel::mounts(graph.ops());
         for export in &self.travel.to {
-            export.emit(outlet, &results, &chains)?;
+            export.emit(outlet, &results, &chains, &mounts)?;
         }
         Ok(Built { images, emitted })
     }

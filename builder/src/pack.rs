@@ -194,7 +194,8 @@ fn recompressed(store: &Store, pulled: &PulledLayer, packing: &Packing) -> Resul
     })
 }
 
-fn kind(compression: Compression) -> media::Compression {
+/// The compression without its level.
+pub(crate) fn kind(compression: Compression) -> media::Compression {
     match compression {
         Compression::None => media::Compression::None,
         Compression::Gzip(_) => media::Compression::Gzip,
@@ -210,7 +211,8 @@ fn retyped(media_type: &str, flavour: Flavour) -> String {
     }
 }
 
-fn layer_type(compression: media::Compression, flavour: Flavour) -> &'static str {
+/// The media type of a layer.
+pub(crate) fn layer_type(compression: media::Compression, flavour: Flavour) -> &'static str {
     match (compression, flavour) {
         (media::Compression::None, Flavour::Oci) => media::OCI_LAYER,
         (media::Compression::Gzip, Flavour::Oci) => media::OCI_LAYER_GZIP,

@@ -4,7 +4,7 @@
 //! beside it a lock file. Which instance a step gets depends on how it shares: see [`Sharing`].
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,8 +14,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::error::At;
+use crate::layer::diff::{Against, Diff};
+use crate::layer::stream::{self, Want};
 use crate::store::{MOUNTS, c_string};
-use crate::{Error, Result, Store, dir, remove};
+use crate::{DiffId, Error, Result, Store, dir, remove};
 
 /// More steps than this cannot use instances of one cache mount at once.
 const MAX_INSTANCES: u32 = 10_000;
@@ -49,6 +51,31 @@ impl CacheMount {
     pub fn fresh(&self) -> bool {
         self.fresh
     }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> Result<bool> {
+        let folder = dir::open(&self.path).at("open", &self.path)?;
+        Ok(dir::names(folder.as_fd())
+            .at("list", &self.path)?
+            .is_empty())
+    }
+
+    /// Writes what it holds as the tar of a layer, and returns the digest of that.
+    pub fn write_tar(&self, out: &mut dyn Write) -> Result<DiffId> {
+        let root = dir::open(&self.path).at("open", &self.path)?;
+        let diff = Diff::new(&self.path, Against::Nothing)?;
+        let summary = stream::run(diff, &self.path, &root, Want::Tar, out)?;
+        Ok(summary.diff_id)
+    }
+
+    /// Removes all that is in it.
+    pub fn clear(&self) -> Result<()> {
+        let folder = dir::open(&self.path).at("open", &self.path)?;
+        for name in dir::names(folder.as_fd()).at("list", &self.path)? {
+            remove::remove_all(folder.as_fd(), &name).at("remove from", &self.path)?;
+        }
+        Ok(())
+    }
 }
 
 impl Store {
@@ -76,6 +103,24 @@ impl Store {
             Sharing::Locked => instance(&folder, &path, 0, FlockOperation::LockExclusive),
             Sharing::Private => private(&folder, &path),
         }
+    }
+
+    /// The cache mount `id`, if there is one that no step has for itself alone.
+    pub fn find_cache_mount(&self, id: &str) -> Result<Option<CacheMount>> {
+        let (_, path) = mount_name(self, id);
+        let folder = match dir::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.at("open", &path)?,
+        };
+        let lock = open_lock(&folder, &path, 0)?;
+        let locked = flock(&lock, FlockOperation::NonBlockingLockShared);
+        let path = path.join("0");
+        let there = locked.is_ok() && path.is_dir();
+        Ok(there.then_some(CacheMount {
+            path,
+            fresh: false,
+            _lock: lock,
+        }))
     }
 
     /// Removes what a cache mount holds, as far as no step uses it; whether all of it is gone.

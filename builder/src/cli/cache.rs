@@ -23,13 +23,33 @@ impl CacheSpec {
             };
             return Ok(values::fields(text)?.into_iter().map(registry).collect());
         }
-        let mut options: BTreeMap<String, String> = values::pairs(text)?.into_iter().collect();
+        let mut options = Self::options(text)?;
         match options.remove("type").filter(|kind| !kind.is_empty()) {
             Some(kind) => Ok(vec![Self { kind, options }]),
             None => Err(format!(
                 "{text:?} lacks a type: use type=registry,ref=… or type=local,…"
             )),
         }
+    }
+
+    /// `KEY=VALUE` fields; those that follow `mounts=ID` without a `=` are more of its ids.
+    fn options(text: &str) -> Result<BTreeMap<String, String>, Invalid> {
+        let mut options: BTreeMap<String, String> = BTreeMap::new();
+        let mut last = String::new();
+        for field in values::fields(text)? {
+            match (field.split_once('='), options.get_mut("mounts")) {
+                (Some((key, value)), _) => {
+                    last = key.trim().to_ascii_lowercase();
+                    options.insert(last.clone(), value.to_owned());
+                }
+                (None, Some(ids)) if last == "mounts" => {
+                    ids.push(',');
+                    ids.push_str(&field);
+                }
+                (None, _) => return Err(format!("{field:?} in {text:?} is not KEY=VALUE")),
+            }
+        }
+        Ok(options)
     }
 }
 
@@ -143,6 +163,13 @@ mod tests {
             shown("type=local,src=dir,mode=max"),
             r#"local {"mode": "max", "src": "dir"}"#
         );
+        for text in [
+            "type=local,mounts=a,b,dest=d",
+            r#"type=local,"mounts=a,b",dest=d"#,
+        ] {
+            assert_eq!(shown(text), r#"local {"dest": "d", "mounts": "a,b"}"#);
+        }
+        assert_eq!(shown("type=local,mounts=a,dest=d,b"), "error");
         assert_eq!(shown("src=dir"), "error");
         assert_eq!(shown("type=local,src"), "error");
     }

@@ -10,7 +10,7 @@ use crate::build::Travel;
 use crate::cli::{BuildOptions, CacheSpec, boolean};
 use crate::compress::Compression;
 use crate::pack::{Flavour, Packing};
-use crate::travel::{Export, Mode, Place};
+use crate::travel::{Export, Mode, Mounts, Place};
 
 /// All caches of a build.
 pub(super) fn travel(options: &BuildOptions) -> Result<Travel> {
@@ -84,6 +84,11 @@ fn export(attributes: &mut Attributes) -> Result<Export> {
         mode,
         packing: packing(attributes)?,
         ignore_error: attributes.flag("ignore-error")? == Some(true),
+        mounts: match attributes.take("mounts").as_deref() {
+            None => Mounts::Ids(Vec::new()),
+            Some("all") => Mounts::All,
+            Some(ids) => Mounts::Ids(ids.split(',').map(str::to_owned).collect()),
+        },
     })
 }
 

@@ -140,6 +140,13 @@ impl Graph {
         ids.filter_map(|id| self.result(id)).collect()
     }
 
+    /// All ops that are done.
+    pub(crate) fn ops(&self) -> impl Iterator<Item = &Op> {
+        let states = self.nodes.iter().zip(&self.states);
+        let done = states.filter(|(_, state)| matches!(state, State::Done(_)));
+        done.map(|(node, _)| &node.op)
+    }
+
     /// The ops that `results` are stacked on, themselves included.
     pub(crate) fn layers_of(&self, results: &[OpId]) -> HashSet<OpId> {
         let mut found = HashSet::new();

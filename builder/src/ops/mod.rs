@@ -26,6 +26,7 @@ pub(crate) use copy::unpack::unpack_if_archive;
 pub(crate) use git::context as git_context;
 pub(crate) use image::materialise;
 pub(crate) use key::Visible;
+pub(crate) use run::identity;
 
 use crate::context::LocalContext;
 use crate::engine::{Executor, Prepared, Ready, Task};

@@ -14,6 +14,7 @@ use super::{Ops, key_of};
 use crate::build::local_platform;
 use crate::engine::Task;
 use crate::fs::Chain;
+use crate::travel;
 
 /// The status of a program that is there but cannot be executed, as shells have it.
 const NOT_EXECUTABLE: i32 = 126;
@@ -91,7 +92,7 @@ fn process(run: &Run) -> Process {
 }
 
 /// Caches with the same id but another origin, mode or owner are different caches, as in BuildKit.
-fn identity(mount: &PlanMount, seed: Option<&[PathBuf]>) -> String {
+pub(crate) fn identity(mount: &PlanMount, seed: Option<&[PathBuf]>) -> String {
     match mount {
         PlanMount::Cache {
             id,
@@ -350,6 +351,11 @@ impl Mounter<'_> {
                 Some(lowers) => super::copy::seed(lowers, source, found.path())?,
                 None => super::owner::give(found.path(), *mode, *uid, *gid)?,
             }
+        }
+        if seed.is_none() && !self.task.node.ignore_cache && found.is_empty()? {
+            let step = self.ops.events.of(self.task);
+            travel::fill(self.ops, &step, identity, &found)?;
+            super::owner::give(found.path(), *mode, *uid, *gid)?;
         }
         Ok(found)
     }

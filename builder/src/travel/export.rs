@@ -7,7 +7,8 @@ use lapstrake_cache::{DiffId, Key};
 
 use super::Elsewhere;
 use super::Place;
-use super::index::{Index, LayerEntry, StepEntry};
+use super::index::{Index, LayerEntry, MountEntry, StepEntry};
+use super::mounts::{Mount, Mounts};
 use crate::compress::Compression;
 use crate::fs::{Chain, ChainLayer, Fs, Keys};
 use crate::oci::{Descriptor, media};
@@ -35,6 +36,8 @@ pub(crate) struct Export {
     pub(crate) mode: Mode,
     pub(crate) packing: Packing,
     pub(crate) ignore_error: bool,
+    /// The cache mounts whose contents travel.
+    pub(crate) mounts: Mounts,
 }
 
 impl Export {
@@ -43,12 +46,19 @@ impl Export {
         self.packing.compression
     }
 
-    /// Exports. `results` are what all ops of the build yielded, in their order; `images` are those that it was for.
-    pub(crate) fn emit(&self, outlet: &Outlet, results: &[&Fs], images: &[&Chain]) -> Result<()> {
+    /// Exports. `results` are what all ops of the build yielded, in their order; `images` are those that it was for;
+    /// `mounts` the cache mounts of all steps.
+    pub(crate) fn emit(
+        &self,
+        outlet: &Outlet,
+        results: &[&Fs],
+        images: &[&Chain],
+        mounts: &[Mount],
+    ) -> Result<()> {
         let title = format!("exporting cache to {}", self.place.kind());
         let step = outlet.events.begin(&title);
         let exported = self
-            .write(outlet, &step, results, images)
+            .write(outlet, &step, results, images, mounts)
             .with_context(|| format!("export the cache to {}", self.place.name()));
         if let (Err(error), true) = (&exported, self.ignore_error) {
             outlet
@@ -65,6 +75,7 @@ impl Export {
         step: &crate::events::Step,
         results: &[&Fs],
         images: &[&Chain],
+        mounts: &[Mount],
     ) -> Result<()> {
         let mut found = Found::new(results);
         let held: BTreeSet<DiffId> = match self.mode {
@@ -87,12 +98,15 @@ impl Export {
         for (layer, blob) in wanted.iter_mut().zip(put) {
             layer.1 = blob;
         }
-        let layers = found
-            .layers
-            .iter()
-            .filter_map(|(_, blob)| blob.clone())
-            .collect();
-        let index = found.index(&outlet.elsewhere).to_bytes()?;
+        let chosen = mounts.iter().filter(|mount| self.mounts.contain(mount));
+        let mut mounts = Vec::new();
+        for mount in chosen {
+            mounts.extend(mount.export(outlet, step, &self.place, &self.packing)?);
+        }
+        let of_mounts = mounts.iter().map(|mount| mount.blob.clone());
+        let layers = found.layers.iter().filter_map(|(_, blob)| blob.clone());
+        let layers = layers.chain(of_mounts).collect();
+        let index = found.index(&outlet.elsewhere, mounts).to_bytes()?;
         let manifest_type = match self.packing.flavour {
             Flavour::Oci => media::OCI_MANIFEST,
             Flavour::Docker => media::DOCKER_MANIFEST,
@@ -127,7 +141,7 @@ impl Export {
 
 /// The index for the config of the image: the keys of all steps, whose layers are the image's or nowhere.
 pub(crate) fn inline(elsewhere: &Elsewhere, results: &[&Fs]) -> Result<serde_json::Value> {
-    let index = Found::new(results).index(elsewhere);
+    let index = Found::new(results).index(elsewhere, Vec::new());
     serde_json::to_value(&index).context("write the cache of the image")
 }
 
@@ -162,7 +176,7 @@ impl<'a> Found<'a> {
         found
     }
 
-    fn index(&self, elsewhere: &Elsewhere) -> Index {
+    fn index(&self, elsewhere: &Elsewhere, mounts: Vec<MountEntry>) -> Index {
         let layer = |(layer, blob): &(&ChainLayer, Option<Descriptor>)| {
             Some(LayerEntry {
                 diff_id: layer.diff_id(),
@@ -183,6 +197,7 @@ impl<'a> Found<'a> {
             self.layers.iter().filter_map(layer).collect(),
             self.steps.iter().filter_map(step).collect(),
             elsewhere.selections().into_iter().collect(),
+            mounts,
         )
     }
 }

@@ -4,6 +4,7 @@
 //! version     of this form; another one is not read
 //! layers      diff id and content of each layer, and the descriptor of its blob where the cache holds it
 //! steps       the key of a step, the key of its result, the layer, and when it was made
+//! mounts      the diff id and the blob of what a cache mount held
 //! selections  what a COPY from another stage selects, so that its key can be had without the files
 //! ```
 //!
@@ -35,6 +36,17 @@ pub(super) struct Index {
     pub(super) steps: Vec<StepEntry>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) selections: Vec<(Key, Content)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) mounts: Vec<MountEntry>,
+}
+
+/// What a cache mount held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct MountEntry {
+    /// Of the mount's id, mode and owner.
+    pub(super) key: Key,
+    pub(super) diff_id: DiffId,
+    pub(super) blob: Descriptor,
 }
 
 /// A layer that steps came to.
@@ -61,12 +73,14 @@ impl Index {
         layers: Vec<LayerEntry>,
         steps: Vec<StepEntry>,
         selections: Vec<(Key, Content)>,
+        mounts: Vec<MountEntry>,
     ) -> Self {
         Self {
             version: VERSION,
             layers,
             steps,
             selections,
+            mounts,
         }
     }
 
@@ -82,14 +96,13 @@ impl Index {
             "its index has version {}, not {VERSION}",
             index.version
         );
-        for layer in &index.layers {
-            if let Some(blob) = &layer.blob {
-                ensure!(
-                    media::compression(&blob.media_type).is_some(),
-                    "it has a layer of type {:?}",
-                    blob.media_type
-                );
-            }
+        let layers = index.layers.iter().filter_map(|layer| layer.blob.as_ref());
+        for blob in layers.chain(index.mounts.iter().map(|mount| &mount.blob)) {
+            ensure!(
+                media::compression(&blob.media_type).is_some(),
+                "it has a layer of type {:?}",
+                blob.media_type
+            );
         }
         for step in &index.steps {
             ensure!(
@@ -119,21 +132,20 @@ impl Index {
 
     /// Adds what the index says to `cache`, the build's `number`th; the blobs are at `origin`.
     pub(super) fn add_to(self, cache: &mut Cache, number: usize, origin: &Origin) {
-        let blob = |layer: &LayerEntry| {
-            let Descriptor {
-                media_type,
-                digest,
-                size,
-                ..
-            } = layer.blob.as_ref()?;
-            Some(Arc::new(PulledLayer {
-                diff_id: layer.diff_id,
+        let pulled = |diff_id: DiffId, blob: &Descriptor| {
+            Arc::new(PulledLayer {
+                diff_id,
                 // Nothing else of the descriptor is for us: URLs least of all.
-                descriptor: Descriptor::new(media_type, *digest, *size),
+                descriptor: Descriptor::new(&blob.media_type, blob.digest, blob.size),
                 origin: origin.clone(),
-            }))
+            })
         };
+        let blob = |layer: &LayerEntry| Some(pulled(layer.diff_id, layer.blob.as_ref()?));
         let blobs: Vec<_> = self.layers.iter().map(blob).collect();
+        let mounts = self.mounts.iter();
+        cache
+            .mounts
+            .extend(mounts.map(|mount| (mount.key, pulled(mount.diff_id, &mount.blob))));
         for step in self.steps {
             let LayerEntry {
                 diff_id, content, ..

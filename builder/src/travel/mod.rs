@@ -5,6 +5,7 @@
 //! place     where caches lie: a registry, an OCI layout, an image's config
 //! import    the index of each --cache-from, before the first step; nothing else is fetched
 //! export    after the build: layers that are not there, then the index
+//! mounts    what cache mounts hold, which travels on demand
 //! ```
 //!
 //! A build that finds all its keys runs nothing and fetches no layer. A layer is fetched when something must read it: a step
@@ -21,12 +22,16 @@
 //! 4. A claim that turns out false, and a layer that cannot be had, is forgotten with a note, and the steps that rest on it
 //!    are worked again ([`Lost`]): the cache is smaller then, the build does not fail.
 //!
+//! What a cache mount holds is no result: it may differ anyway and is in no key. An empty mount of a step that must run is
+//! filled with what the cache has for it, checked against its digests, and is then a mount like any other.
+//!
 //! So a cache that lies can spoil the images of those who name it, as any image can that is used as a base. It cannot make
 //! a build that does not name it hit something wrong.
 
 mod export;
 mod import;
 mod index;
+mod mounts;
 mod place;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -39,10 +44,11 @@ use lapstrake_frontend::image::ImageRef;
 pub(crate) use export::{Export, Mode, inline};
 pub(crate) use import::import;
 pub(crate) use index::INLINE;
+pub(crate) use mounts::{Mounts, fill, mounts};
 pub(crate) use place::Place;
 
 use crate::events::Events;
-use crate::fs::{Built, Chain, ChainLayer, Imported, Keys, Origin};
+use crate::fs::{Built, Chain, ChainLayer, Imported, Keys, Origin, PulledLayer};
 use crate::progress::text;
 
 /// A layer of a cache elsewhere cannot be had, or is not what the cache said. It is forgotten already: working the steps that
@@ -78,6 +84,8 @@ pub(crate) struct Cache {
     steps: HashMap<Key, Arc<Imported>>,
     results: HashMap<Key, Arc<Imported>>,
     selections: HashMap<Key, Content>,
+    /// What cache mounts held.
+    mounts: HashMap<Key, Arc<PulledLayer>>,
 }
 
 impl Elsewhere {
@@ -125,6 +133,11 @@ impl Elsewhere {
             .iter()
             .filter_map(|cache| cache.selections.get(key));
         found.next().copied()
+    }
+
+    /// What some cache has for a cache mount.
+    pub(crate) fn mount(&self, key: &Key) -> Option<&Arc<PulledLayer>> {
+        self.caches.iter().find_map(|cache| cache.mounts.get(key))
     }
 
     /// Notes a selection that the build came upon, for whoever it travels to.

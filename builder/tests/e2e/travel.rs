@@ -353,3 +353,246 @@ fn failures_of_an_export_are_errors_unless_they_are_ignored() {
         built.stderr
     );
 }
+
+/// The files `check` and `both` after a step that runs on everything.
+fn both(space: &TestSpace, flags: &[&str]) -> (Ended, String) {
+    space.write(
+        "Dockerfile",
+        format!("{APP}RUN cat /check /runtime > /both\n"),
+    );
+    let ended = space.build(&[flags, &["-o", "../both", "."]].concat());
+    let text = space.read("../both/both");
+    (ended, text)
+}
+
+/// The places in the index of the layers that some step of `other` came to, but not the same step of `one`.
+fn layer_of(index: &Value, step: usize) -> usize {
+    usize::try_from(index["steps"][step]["layer"].as_u64().unwrap()).unwrap()
+}
+
+#[test]
+fn a_layer_with_other_content_than_claimed_is_found_out_before_a_step_runs_on_it() {
+    let registry = Registry::start(Auth::Open);
+    machine().build(&[&to(&registry, ",mode=max"), "."]);
+    let (manifest, honest) = index(&registry, "cache");
+    let count = honest["layers"].as_array().unwrap().len();
+    for lying in 0..count {
+        let mut index = honest.clone();
+        let other = honest["layers"][(lying + 1) % count].clone();
+        // Another layer, verified as such, under the content of this one.
+        index["layers"][lying]["diff_id"] = other["diff_id"].clone();
+        index["layers"][lying]["blob"] = other["blob"].clone();
+        replace(&registry, manifest.clone(), &index);
+        let space = machine();
+        let (ended, text) = both(&space, &[&from(&registry)]);
+        assert_eq!(
+            text, "int main;runtime\n",
+            "layer {lying}: {}",
+            ended.stderr
+        );
+        // Nor does anything of it stay.
+        assert_eq!(both(&space, &[]).1, "int main;runtime\n", "layer {lying}");
+    }
+}
+
+#[test]
+fn a_layer_that_is_not_what_its_diff_id_says_is_not_used() {
+    let registry = Registry::start(Auth::Open);
+    machine().build(&[&to(&registry, ",mode=max"), "."]);
+    let (manifest, honest) = index(&registry, "cache");
+    let count = honest["layers"].as_array().unwrap().len();
+    for lying in 0..count {
+        let mut index = honest.clone();
+        index["layers"][lying]["blob"] = honest["layers"][(lying + 1) % count]["blob"].clone();
+        replace(&registry, manifest.clone(), &index);
+        let (ended, text) = both(&machine(), &[&from(&registry)]);
+        assert_eq!(
+            text, "int main;runtime\n",
+            "layer {lying}: {}",
+            ended.stderr
+        );
+    }
+}
+
+/// A cache decides what its keys lead to, but only for those who name it.
+#[test]
+fn a_lie_does_not_outlive_the_build_that_believed_it() {
+    let registry = Registry::start(Auth::Open);
+    machine().build(&[&to(&registry, ",mode=max"), "."]);
+    let (manifest, mut index) = index(&registry, "cache");
+    // The key of `RUN echo runtime` leads to the layer of `WORKDIR /src`, honestly described.
+    let is_runtime = |step: usize| {
+        let blob = index["layers"][layer_of(&index, step)]["blob"]["digest"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let layer = super::support::entries(&gunzip(&registry.blob("cache", &blob).unwrap()));
+        layer.contains_key("runtime")
+    };
+    let runtime = (0..6).find(|step| is_runtime(*step)).unwrap();
+    index["steps"][runtime]["layer"] = json!(layer_of(&index, (runtime + 1) % 6));
+    replace(&registry, manifest, &index);
+    let space = machine();
+    let spoilt = space.build(&[&from(&registry), "-o", "../spoilt", "."]);
+    assert!(
+        !space.path("../spoilt/runtime").exists(),
+        "{}",
+        spoilt.stderr
+    );
+    space.build(&["-o", "../right", "."]);
+    assert_eq!(space.read("../right/runtime"), "runtime\n");
+    assert_eq!(both(&space, &[]).1, "int main;runtime\n");
+}
+
+fn gunzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Read as _;
+    let mut plain = Vec::new();
+    let mut decoder = flate2::read::MultiGzDecoder::new(bytes);
+    decoder.read_to_end(&mut plain).unwrap();
+    plain
+}
+
+#[test]
+fn a_wrong_selection_puts_nothing_under_a_wrong_key() {
+    let registry = Registry::start(Auth::Open);
+    let other = machine();
+    other.write("main.c", "int other;");
+    other.build(&[&to(&registry, ",mode=max"), "."]);
+    let (_, others) = index(&registry, "cache");
+    machine().build(&[&to(&registry, ",mode=max"), "."]);
+    let (manifest, mut index) = index(&registry, "cache");
+    // What this source selects is said to be what the other one selects, and the steps after it are left out.
+    assert_eq!(index["selections"].as_array().unwrap().len(), 1);
+    assert_ne!(index["selections"], others["selections"]);
+    index["selections"][0][1] = others["selections"][0][1].clone();
+    let steps = index["steps"].as_array().unwrap();
+    let known: Vec<&Value> = steps
+        .iter()
+        .filter(|step| {
+            others["steps"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|other| other["key"] != step["key"])
+        })
+        .collect();
+    // COPY main.c, RUN cat main.c; COPY --from and RUN cat program.
+    assert_eq!(known.len(), 4);
+    let kept: Vec<Value> = steps
+        .iter()
+        .filter(|step| !known[2..].contains(step))
+        .cloned()
+        .collect();
+    index["steps"] = Value::Array(kept);
+    replace(&registry, manifest, &index);
+    let space = machine();
+    space.build(&[&from(&registry), "-o", "../one", "."]);
+    assert_eq!(space.read("../one/check"), "int main;");
+    space.write("main.c", "int other;");
+    space.build(&["-o", "../two", "."]);
+    assert_eq!(space.read("../two/check"), "int other;", "poisoned");
+}
+
+const COUNTING: &str = "FROM busybox\nARG n\nRUN --mount=type=cache,id=counter,target=/cache,mode=0750 \
+    --mount=type=cache,id=other,target=/other echo \"run $n\" >> /cache/log && echo other > /other/file && \
+    mkdir -p /cache/d && ln -sf log /cache/link && cat /cache/log > /log && ls /other > /others\n";
+
+#[test]
+fn cache_mounts_travel_where_they_are_asked_to() {
+    let registry = Registry::start(Auth::Open);
+    let first = TestSpace::with(COUNTING);
+    first.build(&[
+        &to(&registry, ",mode=max,mounts=counter"),
+        "--build-arg=n=1",
+        ".",
+    ]);
+    // A machine that has nothing to run downloads none of it.
+    let second = TestSpace::with(COUNTING);
+    registry.log();
+    second.build(&[&from(&registry), "--build-arg=n=1", "."]);
+    assert_eq!(downloads(&registry.log()).len(), 1);
+    // One that has goes on with it; it leaves both mounts for the next.
+    let all = to(&registry, ",mounts=all");
+    second.build(&[
+        &from(&registry),
+        &all,
+        "--build-arg=n=2",
+        "-o",
+        "../out",
+        ".",
+    ]);
+    assert_eq!(second.read("../out/log"), "run 1\nrun 2\n");
+    // A build that ran nothing passes on what it found.
+    let third = TestSpace::with(COUNTING);
+    third.build(&[&from(&registry), &all, "--build-arg=n=2", "."]);
+    let (_, index) = index(&registry, "cache");
+    assert_eq!(index["mounts"].as_array().unwrap().len(), 2);
+    third.build(&[&from(&registry), "--build-arg=n=3", "-o", "../out", "."]);
+    assert_eq!(third.read("../out/log"), "run 1\nrun 2\nrun 3\n");
+    // A mount that is there is not touched.
+    third.build(&[&from(&registry), "--build-arg=n=4", "-o", "../out", "."]);
+    assert_eq!(third.read("../out/log"), "run 1\nrun 2\nrun 3\nrun 4\n");
+    // --no-cache starts with nothing.
+    let fourth = TestSpace::with(COUNTING);
+    fourth.build(&[
+        &from(&registry),
+        "--no-cache",
+        "--build-arg=n=9",
+        "-o",
+        "../out",
+        ".",
+    ]);
+    assert_eq!(fourth.read("../out/log"), "run 9\n");
+}
+
+#[test]
+fn a_cache_mount_that_is_gone_or_lies_starts_empty() {
+    let registry = Registry::start(Auth::Open);
+    let first = TestSpace::with(COUNTING);
+    first.build(&[
+        &to(&registry, ",mounts=counter,other"),
+        "--build-arg=n=1",
+        ".",
+    ]);
+    let (manifest, mut index) = index(&registry, "cache");
+    let one = index["mounts"][0]["blob"].clone();
+    index["mounts"][0]["blob"] = index["mounts"][1]["blob"].clone();
+    index["mounts"][1]["blob"] = one;
+    replace(&registry, manifest, &index);
+    let second = TestSpace::with(COUNTING);
+    let ended = second.build(&[&from(&registry), "--build-arg=n=2", "-o", "../out", "."]);
+    assert_eq!(second.read("../out/log"), "run 2\n", "{}", ended.stderr);
+    assert!(ended.stderr.contains("starts empty"), "{}", ended.stderr);
+}
+
+#[test]
+fn many_machines_share_one_cache_at_once() {
+    let registry = Registry::start(Auth::Token { realm: None });
+    let name = format!("{}/cache:main", registry.host());
+    let machines: Vec<TestSpace> = (0..4).map(|_| machine()).collect();
+    for space in &machines {
+        let auth = r#"{"auths":{"HOST":{"auth":"dXNlcjpwYXNzOndvcmQ="}}}"#;
+        space.write(
+            "../.docker/config.json",
+            auth.replace("HOST", registry.host()),
+        );
+    }
+    let build = |space: &TestSpace| {
+        let (to, from) = (format!("--cache-to={name}"), format!("--cache-from={name}"));
+        space.build(&[&to, &from, "-o", "../out", "."]);
+        assert_eq!(space.read("../out/check"), "int main;");
+    };
+    std::thread::scope(|scope| {
+        for space in &machines {
+            scope.spawn(|| build(space));
+        }
+    });
+    let last = machine();
+    last.write(
+        "../.docker/config.json",
+        machines[0].read("../.docker/config.json"),
+    );
+    let built = last.build(&[&format!("--cache-from={name}"), "."]);
+    assert_eq!(worked(&built), [""; 0], "{}", built.stderr);
+}
