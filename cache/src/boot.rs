@@ -105,7 +105,8 @@ fn recover(root: &Path, store: &OwnedFd, marker: &CString) -> Result<()> {
     unlinkat(store, marker, AtFlags::empty()).at("remove", &path)
 }
 
-fn is_json(path: &Path) -> bool {
+/// Whether a file is whole JSON.
+pub(crate) fn is_json(path: &Path) -> bool {
     let text = std::fs::read(path).unwrap_or_default();
     serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok()
 }

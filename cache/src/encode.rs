@@ -5,8 +5,12 @@
 //! move across a border; a list says how many elements follow; what has no order is sorted by the
 //! caller; an enum writes a number that never changes its meaning.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Key;
-use crate::error::shown;
+
+/// Longer values are explained by their digest.
+const LONGEST: usize = 120;
 
 /// Receives the parts of a step's definition, in order.
 pub trait Encoder {
@@ -38,6 +42,18 @@ pub trait Encoder {
             self.field(name, value);
         }
     }
+
+    /// A named list of names with values, in the order given.
+    fn pairs(&mut self, name: &'static str, pairs: &[(String, String)]) {
+        self.list(name, pairs.len());
+        for (key, value) in pairs {
+            self.text("name", key);
+            self.text("value", value);
+        }
+    }
+
+    /// Says what the following parts belong to, for people; an empty name ends that. It is no part of the encoding.
+    fn group(&mut self, _name: &str) {}
 
     /// A named list of texts, in the order given.
     fn texts(&mut self, name: &'static str, values: &[String]) {
@@ -86,32 +102,70 @@ impl Encoder for Hasher {
     }
 }
 
-/// Writes what it is told as lines of `name: value`.
+/// One part of a step's definition, for people and for comparing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// What it is; several parts may have the same name, such as the words of a command.
+    pub name: String,
+    /// Its value, or a digest of one that is long or that nobody but the step should see.
+    pub value: String,
+}
+
+/// Notes the parts that it is told.
 #[derive(Default)]
-pub struct Explainer(String);
+pub struct Explainer {
+    parts: Vec<Part>,
+    group: String,
+}
 
 impl Explainer {
-    /// Starts with no lines.
+    /// Starts with no parts.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The lines.
-    pub fn finish(self) -> String {
-        self.0
+    /// The parts, in order.
+    pub fn finish(self) -> Vec<Part> {
+        self.parts
+    }
+
+    fn part(&mut self, name: &str, value: String) {
+        let name = match self.group.as_str() {
+            "" => name.to_owned(),
+            group => format!("{group} {name}"),
+        };
+        self.parts.push(Part { name, value });
     }
 }
 
 impl Encoder for Explainer {
     fn field(&mut self, name: &'static str, value: &[u8]) {
         let value = match std::str::from_utf8(value) {
-            Ok(text) => text.escape_debug().to_string(),
-            Err(_) => shown(crate::digest::to_hex(value).as_bytes()),
+            Ok(text) if text.len() <= LONGEST => text.escape_debug().to_string(),
+            Ok(_) => digest_of(value),
+            Err(_) if value.len() <= LONGEST => crate::digest::to_hex(value),
+            Err(_) => digest_of(value),
         };
-        self.0.push_str(&format!("{name}: {value}\n"));
+        self.part(name, value);
     }
 
-    fn list(&mut self, name: &'static str, len: usize) {
-        self.0.push_str(&format!("{name}: [{len}]\n"));
+    /// The elements say it all: they follow.
+    fn list(&mut self, _name: &'static str, _len: usize) {}
+
+    /// Values of variables may be tokens: only their digests are noted.
+    fn pairs(&mut self, name: &'static str, pairs: &[(String, String)]) {
+        for (key, value) in pairs {
+            self.part(&format!("{name} {key}"), digest_of(value.as_bytes()));
+        }
     }
+
+    fn group(&mut self, name: &str) {
+        name.clone_into(&mut self.group);
+    }
+}
+
+/// The first digits of a digest: enough to see that something changed.
+fn digest_of(value: &[u8]) -> String {
+    let hex = blake3::hash(value).to_hex();
+    format!("blake3:{}", &hex[..16])
 }

@@ -1,6 +1,6 @@
 //! What the store holds, and getting rid of what nobody needs.
 //!
-//! Three steps. *List*: everything with its size and the time of its last use. *Choose*: a pure
+//! Three steps. *List*: everything with its size and the time of its last use (see `usage`). *Choose*: a pure
 //! function decides, by age and size, and never takes what an image name leads to. *Sweep*: in
 //! small batches, each under the store's lock, so that builds wait for microseconds only; what a
 //! living process has leased stays, and a name that came meanwhile counts.
@@ -10,19 +10,18 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, renameat, unlinkat};
 use rustix::io::Errno;
 
-use crate::digest::from_hex;
 use crate::error::At;
 use crate::lease::Leased;
-use crate::meta::Meta;
 use crate::session::lock_abandoned;
-use crate::store::{BLOBS, KEYS, LAYERS, LOCKS, MOUNTS, STATS, c_string, exclusive};
+use crate::store::{KEYS, LAYERS, LOCKS, MOUNTS, STATS, exclusive};
+use crate::usage::Usage;
 use crate::{DiffId, Digest, Error, Key, Result, Store, Time, dir, mounts, remove};
 
 /// So many things are moved away while builds wait.
@@ -48,10 +47,14 @@ pub enum Kept {
 pub struct Item {
     /// What it is.
     pub kept: Kept,
-    /// How many bytes it takes, roughly.
+    /// How many bytes of the disk it takes, without those that it shares with what was used later.
     pub size: u64,
     /// When it was last used, to the hour.
     pub used: Time,
+    /// Whether another layer has some of its files.
+    pub shared: bool,
+    /// Whether a running process uses it.
+    pub in_use: bool,
 }
 
 /// What a prune removes.
@@ -61,16 +64,21 @@ pub struct Policy {
     pub unused_for: Option<Duration>,
     /// Remove what was used least recently until no more than this is left.
     pub max_size: Option<u64>,
+    /// Remove what was used least recently until so much was removed.
+    pub to_free: Option<u64>,
     /// Remove everything that no image name leads to.
     pub all: bool,
     /// Remove cache mounts too. Without this they are left alone.
     pub cache_mounts: bool,
+    /// Stop after so long, whatever is left to remove.
+    pub max_time: Option<Duration>,
 }
 
 /// Chooses what to remove, least recently used first. `rooted` are the digests (of blobs and
 /// layers) that must stay.
-pub fn choose(items: &[Item], rooted: &HashSet<Digest>, now: Time, policy: &Policy) -> Vec<Item> {
-    let mut candidates: Vec<&Item> = items
+pub fn choose(usage: &Usage, rooted: &HashSet<Digest>, now: Time, policy: &Policy) -> Vec<Item> {
+    let mut candidates: Vec<&Item> = usage
+        .items
         .iter()
         .filter(|item| match item.kept {
             Kept::Layer(DiffId(digest)) | Kept::Blob(digest) => !rooted.contains(&digest),
@@ -79,7 +87,8 @@ pub fn choose(items: &[Item], rooted: &HashSet<Digest>, now: Time, policy: &Poli
         })
         .collect();
     candidates.sort_by_key(|item| (item.used, item.kept));
-    let mut left: u64 = items.iter().map(|item| item.size).sum();
+    let held = usage.total();
+    let mut left = held;
     let oldest = policy.unused_for.map(|age| {
         let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
         now.secs.saturating_sub(age)
@@ -88,7 +97,8 @@ pub fn choose(items: &[Item], rooted: &HashSet<Digest>, now: Time, policy: &Poli
     for item in candidates {
         let too_old = oldest.is_some_and(|oldest| item.used.secs <= oldest);
         let too_much = policy.max_size.is_some_and(|max| left > max);
-        if policy.all || too_old || too_much {
+        let too_full = policy.to_free.is_some_and(|wanted| held - left < wanted);
+        if policy.all || too_old || too_much || too_full {
             left -= item.size;
             chosen.push(*item);
         }
@@ -99,92 +109,39 @@ pub fn choose(items: &[Item], rooted: &HashSet<Digest>, now: Time, policy: &Poli
 /// Says which blobs and layers the manifest of this digest needs, itself included.
 pub type Reach<'a> = dyn FnMut(&Store, &Digest) -> Result<Vec<Digest>> + 'a;
 
-impl Store {
-    /// Lists everything that the store holds, but for names and what is in use by processes only.
-    pub fn disk_usage(&self) -> Result<Vec<Item>> {
-        let mut items = Vec::new();
-        self.list(
-            Path::new(KEYS),
-            &mut |name, _, meta| {
-                let key = Key(from_hex(name)?);
-                Some(Item {
-                    kept: Kept::Record(key),
-                    size: meta.size,
-                    used: used(meta),
-                })
-            },
-            &mut items,
-        )?;
-        self.list(
-            Path::new(STATS),
-            &mut |name, _, meta| {
-                let kept = Kept::StatIndex(from_hex(name)?);
-                Some(Item {
-                    kept,
-                    size: meta.size,
-                    used: used(meta),
-                })
-            },
-            &mut items,
-        )?;
-        self.list(
-            Path::new(LAYERS),
-            &mut |name, dir, meta| {
-                let diff_id = DiffId(Digest::from_bytes(from_hex(name)?));
-                let facts = dir::lookup(dir, format!("{name}/facts").as_str()).ok()?;
-                let size = self.facts_unleased(&diff_id).map_or(0, |facts| facts.size);
-                let used = used(&facts.unwrap_or(*meta));
-                Some(Item {
-                    kept: Kept::Layer(diff_id),
-                    size,
-                    used,
-                })
-            },
-            &mut items,
-        )?;
-        self.list(
-            Path::new(MOUNTS),
-            &mut |name, dir, meta| {
-                let size = mount_size(dir, name).ok()??;
-                Some(Item {
-                    kept: Kept::CacheMount(from_hex(name)?),
-                    size,
-                    used: used(meta),
-                })
-            },
-            &mut items,
-        )?;
-        for shard in 0..=u8::MAX {
-            self.list(
-                &Path::new(BLOBS).join(format!("{shard:02x}")),
-                &mut |name, _, meta| {
-                    let digest = Digest::from_bytes(from_hex(name)?);
-                    Some(Item {
-                        kept: Kept::Blob(digest),
-                        size: meta.size,
-                        used: used(meta),
-                    })
-                },
-                &mut items,
-            )?;
-        }
-        Ok(items)
-    }
+/// Chooses what to remove of what the store holds; the digests must stay.
+pub type Choice<'a> = dyn Fn(&Usage, &HashSet<Digest>) -> Vec<Item> + 'a;
 
+impl Store {
     /// Removes what `policy` says, and returns what was removed. Safe while builds run: what they
     /// use stays. `reach` follows an image name's digest to what the image needs; a name whose
     /// manifest cannot be read keeps only itself.
     pub fn collect(&self, policy: &Policy, now: Time, reach: &mut Reach<'_>) -> Result<Vec<Item>> {
+        let choose = |usage: &Usage, rooted: &HashSet<Digest>| choose(usage, rooted, now, policy);
+        self.collect_chosen(&choose, policy.max_time, reach)
+    }
+
+    /// As [`Store::collect`], but `choose` says what to remove.
+    pub fn collect_chosen(
+        &self,
+        choose: &Choice<'_>,
+        max_time: Option<Duration>,
+        reach: &mut Reach<'_>,
+    ) -> Result<Vec<Item>> {
+        let deadline = max_time.map(|time| Instant::now() + time);
         self.sweep()?;
         self.clear_locks()?;
         let mut roots = Roots::default();
         roots.update(self, reach)?;
-        let chosen = choose(&self.disk_usage()?, &roots.reached, now, policy);
+        let chosen = choose(&self.usage_until(deadline)?, &roots.reached);
         let (trash, trash_path) = self.temp_name();
         rustix::fs::mkdirat(self.temp_dir(), &trash, rustix::fs::Mode::RWXU)
             .at("create", &trash_path)?;
         let mut removed = Vec::new();
         for batch in chosen.chunks(BATCH) {
+            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+                break;
+            }
             let bin = dir::open_child(self.temp_dir(), &trash).at("open", &trash_path)?;
             let before = removed.len();
             let lock = self.lock_with_roots(&mut roots, reach)?;
@@ -252,7 +209,12 @@ impl Store {
                 }
                 crate::blob::blob_name(&digest)
             }
-            Kept::Record(key) => Path::new(KEYS).join(key.to_string()),
+            Kept::Record(key) => {
+                if leased.contains(&Leased::Record(key)) {
+                    return Ok(false);
+                }
+                Path::new(KEYS).join(key.to_string())
+            }
             Kept::StatIndex(id) => Path::new(STATS).join(crate::digest::to_hex(&id)),
             Kept::CacheMount(id) => return self.discard_mount(&id),
         };
@@ -271,32 +233,6 @@ impl Store {
             opened => mounts::reset(&opened.at("open", &path)?, &path),
         }
     }
-
-    fn list(
-        &self,
-        folder: &Path,
-        item: &mut dyn FnMut(&str, BorrowedFd<'_>, &Meta) -> Option<Item>,
-        items: &mut Vec<Item>,
-    ) -> Result<()> {
-        let path = self.root().join(folder);
-        let dir = match dir::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            opened => opened.at("open", &path)?,
-        };
-        for name in dir::names(dir.as_fd()).at("list", &path)? {
-            let Some(meta) = dir::lookup(&dir, &name).at("look up", &path)? else {
-                continue;
-            };
-            if let Ok(name) = name.to_str() {
-                items.extend(item(name, dir.as_fd(), &meta));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn used(meta: &Meta) -> Time {
-    meta.atime.max(meta.mtime)
 }
 
 /// What image names lead to.
@@ -318,14 +254,4 @@ impl Roots {
         }
         Ok(())
     }
-}
-
-/// The bytes of all files in a cache mount; none if there is no instance of it.
-fn mount_size(mounts: BorrowedFd<'_>, name: &str) -> io::Result<Option<u64>> {
-    let folder = dir::open_child(mounts, &c_string(name))?;
-    if mounts::instances(folder.as_fd())?.is_empty() {
-        return Ok(None);
-    }
-    let entries = crate::walk(folder.as_fd(), Path::new(""), &|_, _| crate::Visit::Take)?;
-    Ok(Some(entries.iter().map(|entry| entry.meta.size).sum()))
 }

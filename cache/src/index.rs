@@ -19,6 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::At;
+use crate::lease::Leased;
 use crate::store::{KEYS, LOCKS};
 use crate::{Error, Key, Meta, Result, Store, dir};
 
@@ -28,24 +29,45 @@ const TOUCH_AFTER: Duration = Duration::from_secs(3600);
 const LONGEST: u64 = 16 << 20;
 
 impl Store {
-    /// The record of a key. One that is corrupt, or of another shape, is none.
+    /// The record of a key. One that is corrupt, or of another shape, is none. It will not be pruned
+    /// while this process lives.
     pub fn record<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>> {
+        let Some(file) = self.open_record(key)? else {
+            return Ok(None);
+        };
+        touch(&file);
+        self.leases().take(Leased::Record(*key))?;
+        self.read_record(key, file)
+    }
+
+    /// As [`Store::record`], but a look that does not count as use.
+    pub fn peek_record<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>> {
+        match self.open_record(key)? {
+            Some(file) => self.read_record(key, file),
+            None => Ok(None),
+        }
+    }
+
+    fn open_record(&self, key: &Key) -> Result<Option<OwnedFd>> {
         let name = record_name(key);
         let path = self.root().join(&name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(self.dir(), &name, flags, Mode::empty()) {
-            Err(Errno::NOENT) => return Ok(None),
-            opened => opened.at("open", &path)?,
-        };
-        touch(&file);
+        match openat(self.dir(), &name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            opened => Ok(Some(opened.at("open", &path)?)),
+        }
+    }
+
+    fn read_record<T: DeserializeOwned>(&self, key: &Key, file: OwnedFd) -> Result<Option<T>> {
         let mut bytes = Vec::with_capacity(1024);
         let read = File::from(file).take(LONGEST).read_to_end(&mut bytes);
-        read.at("read", &path)?;
+        read.at("read", &self.root().join(record_name(key)))?;
         Ok(serde_json::from_slice(&bytes).ok())
     }
 
     /// Sets the record of a key.
     pub fn put_record<T: Serialize>(&self, key: &Key, value: &T) -> Result<()> {
+        self.leases().take(Leased::Record(*key))?;
         let name = record_name(key);
         let bytes = serde_json::to_vec(value).at("encode", &name)?;
         self.replace_file(&name, &bytes)

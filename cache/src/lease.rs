@@ -1,6 +1,6 @@
 //! Why a prune never breaks a build: each process writes down what it uses.
 //!
-//! A build that learns that a layer or a blob exists, or is about to make one, first adds its name
+//! A build that learns that a layer, a blob or a record exists, or is about to make one, first adds its name
 //! to the file `leases` in its folder below `tmp`, under the store's lock (shared, for a few
 //! microseconds). A prune takes the lock exclusively, reads the leases of the processes that live,
 //! moves away what nobody leased, and lets go. So a build waits for a prune only that long, and a
@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 use crate::error::At;
 use crate::session::lock_abandoned;
 use crate::store::{create_file, open_lock};
-use crate::{Digest, Result, dir};
+use crate::{Digest, Key, Result, dir};
 
 const FILE: &std::ffi::CStr = c"leases";
 
@@ -26,6 +26,7 @@ const FILE: &std::ffi::CStr = c"leases";
 pub(crate) enum Leased {
     Blob(Digest),
     Layer(Digest),
+    Record(Key),
 }
 
 /// The leases of this process.
@@ -79,15 +80,17 @@ fn line(what: Leased) -> String {
     match what {
         Leased::Blob(digest) => format!("b {}\n", digest.hex()),
         Leased::Layer(digest) => format!("l {}\n", digest.hex()),
+        Leased::Record(key) => format!("r {key}\n"),
     }
 }
 
 fn parse(line: &str) -> Option<Leased> {
     let (kind, hex) = line.split_once(' ')?;
-    let digest = Digest::from_hex(hex).ok()?;
+    let digest = || Digest::from_hex(hex).ok();
     match kind {
-        "b" => Some(Leased::Blob(digest)),
-        "l" => Some(Leased::Layer(digest)),
+        "b" => Some(Leased::Blob(digest()?)),
+        "l" => Some(Leased::Layer(digest()?)),
+        "r" => Some(Leased::Record(hex.parse().ok()?)),
         _ => None,
     }
 }

@@ -35,6 +35,7 @@
 mod blob;
 mod boot;
 mod chain;
+mod check;
 mod copy;
 mod digest;
 mod dir;
@@ -56,9 +57,11 @@ mod snapshot;
 mod stat_index;
 mod store;
 mod tree;
+mod usage;
 mod xattr;
 
 pub use blob::{BlobReader, Ingest};
+pub use check::{Damage, Repair};
 pub use copy::{
     Attributes, copy_file, kept_xattrs, place_dir, place_node, place_symlink, remove_tree,
     set_attributes,
@@ -66,9 +69,9 @@ pub use copy::{
 pub use digest::{
     ChainId, Content, DiffId, Digest, HashingReader, HashingWriter, Key, ParseDigestError,
 };
-pub use encode::{Encoder, Explainer, Hasher};
+pub use encode::{Encoder, Explainer, Hasher, Part};
 pub use error::{Error, Result};
-pub use gc::{Item, Kept, Policy, Reach, choose};
+pub use gc::{Choice, Item, Kept, Policy, Reach, choose};
 pub use index::KeyLock;
 pub use layer::extract::{Unpack, unpack_archive};
 pub use meta::{Kind, Meta, Time};
@@ -79,4 +82,5 @@ pub use snapshot::{Active, Layer, Omitted};
 pub use stat_index::StatIndex;
 pub use store::{Options, OverlayXattrs, Store};
 pub use tree::{Entry, Filter, Owners, Visit, file_digest, stat_beneath, tree_digest, walk};
+pub use usage::Usage;
 pub use xattr::{Xattrs, is_kept};

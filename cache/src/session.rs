@@ -66,6 +66,11 @@ impl Session {
         self.dir.as_fd()
     }
 
+    /// The name of this process's folder.
+    pub(crate) fn name(&self) -> &CStr {
+        &self.name
+    }
+
     /// All folders of processes.
     pub(crate) fn all(&self) -> BorrowedFd<'_> {
         self.tmp.as_fd()

@@ -283,6 +283,15 @@ pub(crate) fn is_whole(path: &Path) -> bool {
     check().unwrap_or(false)
 }
 
+/// Whether a layer came from an archive of another program.
+pub(crate) fn is_foreign(path: &Path) -> bool {
+    let read = std::fs::read(path.join("facts"));
+    let facts = read
+        .ok()
+        .and_then(|facts| serde_json::from_slice::<Facts>(&facts).ok());
+    facts.is_some_and(|facts| facts.foreign)
+}
+
 /// None if they cannot be understood: then the layer is as good as absent.
 fn read_facts(file: OwnedFd) -> std::io::Result<Option<Facts>> {
     let text = std::io::read_to_string(std::fs::File::from(file))?;

@@ -193,6 +193,11 @@ impl Table {
     }
 }
 
+/// Whether a file is a whole index.
+pub(crate) fn is_whole(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| Table(bytes).is_whole())
+}
+
 impl StatIndex {
     /// Reads the index of a context; one that is missing or broken is empty.
     pub fn load(store: &Store, id: &[u8; 32]) -> Self {

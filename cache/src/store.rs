@@ -139,6 +139,13 @@ impl Store {
         self.inner.xattrs
     }
 
+    /// How many bytes the store's file system has left for this user.
+    pub fn free_space(&self) -> Result<u64> {
+        let found =
+            rustix::fs::fstatvfs(self.dir()).at("ask for the free space of", self.root())?;
+        Ok(found.f_bavail * found.f_frsize)
+    }
+
     /// Removes everything that killed builds left behind, however long that takes.
     pub fn sweep(&self) -> Result<()> {
         self.inner.session.sweep(None)

@@ -17,7 +17,7 @@ use crate::layer::archive::{self, Archive};
 use crate::layer::metadata::Failure;
 use crate::layer::source::{BLOCK, Block, Source, read_block};
 use crate::layer::unpack::{Meaning, Unpacked, Unpacker};
-use crate::snapshot::{Facts, Layer, Omitted};
+use crate::snapshot::{Active, Facts, Layer, Omitted};
 use crate::{Content, DiffId, Digest, Error, Result, Store, dir};
 
 /// So many blocks may wait for each thread.
@@ -56,6 +56,17 @@ impl Store {
     /// the layer is in the store and its digest is `expected`; on failure, nothing of it is.
     pub fn extract(&self, tar: impl Read, expected: &DiffId) -> Result<Layer> {
         let active = self.snapshot(&[])?;
+        let facts = self.extract_into(&active, tar, expected)?;
+        self.publish(active.scratch(), expected, &facts)
+    }
+
+    /// Unpacks the tar of a layer into an empty snapshot.
+    pub(crate) fn extract_into(
+        &self,
+        active: &Active,
+        tar: impl Read,
+        expected: &DiffId,
+    ) -> Result<Facts> {
         let root = dir::open(active.upper()).at("open", active.upper())?;
         let meaning = Meaning::Layer(self.overlay_xattrs());
         let (digest, size, unpacked) = hash_and_unpack(tar, root.as_fd(), meaning)?;
@@ -66,14 +77,13 @@ impl Store {
                 found: digest.to_string(),
             });
         }
-        let facts = Facts {
+        Ok(Facts {
             content: Content(unpacked.content),
             size,
             foreign: true,
             omitted: unpacked.omitted,
             implicit: unpacked.implicit.iter().map(|path| escape(path)).collect(),
-        };
-        self.publish(active.scratch(), expected, &facts)
+        })
     }
 }
 

@@ -90,7 +90,7 @@ fn check(root: &Path, what: &str) {
     let left: Vec<_> = fs::read_dir(root.join("tmp")).unwrap().collect();
     assert_eq!(left.len(), 1, "{what}: {left:?}");
     let (mut blobs, mut layers) = (0, 0);
-    for item in store.disk_usage().unwrap() {
+    for item in store.usage().unwrap().items {
         match item.kept {
             lapstrake_cache::Kept::Blob(digest) => {
                 let mut blob = store.open_blob(&digest).unwrap().unwrap();

@@ -130,11 +130,35 @@ fn a_description_has_the_same_key_everywhere() {
     );
     let mut explainer = Explainer::new();
     describe(&mut explainer);
-    assert_eq!(
-        explainer.finish(),
-        "version: 1\nkind: run\nargv: [3]\nargv: sh\nargv: -c\nargv: a\\nb\ninsecure: no\n\
-         user: [0]\ncwd: [1]\ncwd: /\nraw: ff00\n"
-    );
+    let parts: Vec<String> = explainer
+        .finish()
+        .iter()
+        .map(|part| format!("{}: {}", part.name, part.value))
+        .collect();
+    let expected = [
+        "version: 1",
+        "kind: run",
+        "argv: sh",
+        "argv: -c",
+        "argv: a\\nb",
+        "insecure: no",
+        "cwd: /",
+        "raw: ff00",
+    ];
+    assert_eq!(parts, expected);
+}
+
+#[test]
+fn explanations_name_variables_but_do_not_show_them() {
+    let mut explainer = Explainer::new();
+    explainer.group("mount /x");
+    explainer.text("id", "a");
+    explainer.group("");
+    explainer.pairs("env", &[("TOKEN".to_owned(), "secret".to_owned())]);
+    let parts = explainer.finish();
+    assert_eq!((&*parts[0].name, &*parts[0].value), ("mount /x id", "a"));
+    assert_eq!(parts[1].name, "env TOKEN");
+    assert!(!parts[1].value.contains("secret"), "{parts:?}");
 }
 
 #[test]
