@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use lapstrake_cache::Store;
+use lapstrake_cache::{Key, Store};
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
 use lapstrake_frontend::image::Platform;
 use lapstrake_frontend::lint::{Scope, Warning, lint};
-use lapstrake_frontend::plan::{Inputs, Op, OpId, Plan};
+use lapstrake_frontend::plan::{Inputs, Node, Op, OpId, Plan};
 use lapstrake_frontend::span::Span;
 use lapstrake_runtime::Cancel;
 
@@ -23,6 +23,8 @@ use crate::compress::Compression;
 use crate::context::LocalContext;
 use crate::engine::{self, Executor, Graph, index, merge};
 use crate::events::Events;
+use crate::explain::{self, Notes};
+use crate::forced::{self, Forced};
 use crate::fs::{Chain, ChainLayer, Fs};
 use crate::ops::{Ops, Settings};
 use crate::pack::compress_ahead;
@@ -46,8 +48,12 @@ pub(crate) struct Request {
     /// What `--allow` allows.
     pub(crate) allowed: Allowed,
     pub(crate) pull: bool,
+    /// Steps that are worked in any case.
+    pub(crate) forced: Forced,
     pub(crate) sinks: Vec<Sink>,
     pub(crate) travel: Travel,
+    /// Names what is built, to compare this build with the one before.
+    pub(crate) project: Key,
     /// Shown the findings of the build checks.
     pub(crate) warn: Box<dyn Fn(&Warning) + Send + Sync>,
 }
@@ -112,8 +118,25 @@ pub(crate) fn check_override(inputs: &Inputs) -> Option<&str> {
     given.map(String::as_str)
 }
 
+/// How a build ended.
+pub(crate) struct Ended {
+    pub(crate) result: Result<Built, BuildError>,
+    /// What became of the steps that were reached, and why.
+    pub(crate) steps: Vec<explain::Step>,
+}
+
 /// Builds.
-pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildError> {
+pub(crate) async fn build(request: Request, site: Site) -> Ended {
+    let mut steps = Vec::new();
+    let result = attempt(request, site, &mut steps).await;
+    Ended { result, steps }
+}
+
+async fn attempt(
+    request: Request,
+    site: Site,
+    steps: &mut Vec<explain::Step>,
+) -> Result<Built, BuildError> {
     let Request {
         dockerfile,
         inputs,
@@ -123,8 +146,10 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         settings,
         allowed,
         pull,
+        forced,
         sinks,
         travel,
+        project,
         warn,
     } = request;
     let checks = inputs.first().and_then(check_override).map(str::to_owned);
@@ -148,7 +173,8 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         plan_all(&resolver, &dockerfile, inputs),
         travel::import(outlet, &travel.from)
     );
-    let plans = plans?;
+    let mut plans = plans?;
+    forced::apply(&forced, &mut plans).map_err(|why| anyhow!(why))?;
     check(&dockerfile, &plans, checks.as_deref(), &warn)?;
     plans
         .iter()
@@ -157,7 +183,7 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
     let ops = Ops {
         store: store.clone(),
         client: client.clone(),
-        resolver,
+        resolver: Arc::clone(&resolver),
         elsewhere: Arc::clone(&outlet.elsewhere),
         events: events.clone(),
         cancel: cancel.clone(),
@@ -167,6 +193,7 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         tokio,
         renewed: Default::default(),
         default_network: Default::default(),
+        notes: Default::default(),
     };
     let merged = merge(&plans);
     let wanted: Vec<OpId> = plans
@@ -174,7 +201,7 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         .zip(&merged.places)
         .map(|(plan, places)| places[index(plan.result)])
         .collect();
-    let mut graph = Graph::new(merged.nodes, &wanted);
+    let mut graph = Graph::new(merged.nodes.clone(), &wanted);
     let ahead = Ahead::new(&store, &sinks, &travel.to, graph.layers_of(&wanted));
     let finishing = Arc::new(Finishing {
         outlet,
@@ -190,7 +217,9 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
         let finished = |id, fs: &Fs| ahead.start(id, fs);
         let executor = Arc::clone(&ops);
         let solving = engine::solve(graph, executor, &store, &events, &cancel, &finished);
-        let solved = match solving.await {
+        let solved = solving.await;
+        *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &project).await;
+        let solved = match solved {
             Ok(graph) if !cancel.is_cancelled() => graph,
             Ok(_) => return Err(BuildError::Cancelled),
             Err(failure) => {
@@ -215,6 +244,30 @@ pub(crate) async fn build(request: Request, site: Site) -> Result<Built, BuildEr
             built => return Ok(built?),
         }
     }
+}
+
+/// Compares the build with the one before and remembers it. A store that cannot take that in is met again elsewhere.
+async fn explained(
+    store: &Store,
+    nodes: &[Node],
+    notes: &Notes,
+    resolver: &Resolver,
+    project: &Key,
+) -> Vec<explain::Step> {
+    let mut images = HashMap::new();
+    for (at, node) in nodes.iter().enumerate() {
+        if let Op::Image(image) = &node.op
+            && let Some(pin) = resolver.pinned(&image.reference, &image.platform).await
+        {
+            images.insert(OpId(at as u32), pin.manifest.to_string());
+        }
+    }
+    let build = explain::Build {
+        nodes,
+        notes,
+        images,
+    };
+    build.explain(store, project).unwrap_or_default()
 }
 
 async fn plan_all(

@@ -9,6 +9,7 @@ use lapstrake_cache::{Encoder, Hasher, Scratch, StatIndex, Store};
 use lapstrake_frontend::ignore::Ignore;
 use rustix::fs::{self, Mode, OFlags};
 
+use crate::cli::ContextModes;
 use crate::ops::Tree;
 
 /// What is read of an ignore file at most.
@@ -21,6 +22,7 @@ pub(crate) struct LocalContext {
     /// Names the directory among all contexts of this machine; zero for what was unpacked.
     id: [u8; 32],
     index: Option<Arc<StatIndex>>,
+    modes: ContextModes,
     /// Holds the files of a context that came as an archive.
     _scratch: Option<Scratch>,
 }
@@ -35,7 +37,12 @@ impl std::fmt::Debug for LocalContext {
 
 impl LocalContext {
     /// The directory `path`; what `ignore` matches does not exist for the build.
-    pub(crate) fn open(store: &Store, path: &Path, ignore: Ignore) -> Result<Self> {
+    pub(crate) fn open(
+        store: &Store,
+        path: &Path,
+        ignore: Ignore,
+        modes: ContextModes,
+    ) -> Result<Self> {
         let root = open_root(path)?;
         let real =
             std::fs::canonicalize(path).with_context(|| format!("find {}", path.display()))?;
@@ -48,6 +55,7 @@ impl LocalContext {
             ignore: Arc::new(ignore),
             id,
             index,
+            modes,
             _scratch: None,
         })
     }
@@ -60,6 +68,7 @@ impl LocalContext {
             ignore: Arc::default(),
             id: [0; 32],
             index: None,
+            modes: ContextModes::Exact,
             _scratch: Some(scratch),
         })
     }
@@ -84,6 +93,7 @@ impl LocalContext {
             root,
             Arc::clone(&self.ignore),
             self.index.clone(),
+            self.modes,
         ))
     }
 

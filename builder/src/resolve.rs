@@ -156,6 +156,12 @@ impl Resolver {
         pin.await.cloned()
     }
 
+    /// The pin of an image that this build has asked for.
+    pub(crate) async fn pinned(&self, image: &ImageRef, platform: &Platform) -> Option<Arc<Pin>> {
+        let pins = self.pins.lock().await;
+        pins.get(&(image.clone(), platform.clone()))?.get().cloned()
+    }
+
     async fn fetch(&self, image: &ImageRef, platform: &Platform) -> Result<Pin> {
         if let Some(pin) = self.stored(image, platform).await? {
             return Ok(pin);

@@ -1,6 +1,6 @@
 //! Images of the local store, read back.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -112,35 +112,74 @@ pub(crate) fn find(store: &Store, text: &str) -> Result<Stored> {
     bail!("no image {text:?} in the store: see lapstrake images")
 }
 
-/// All that an image of the store needs, by the digest of its manifest or index: for garbage collection. What cannot be
-/// read leads nowhere.
-pub(crate) fn reach(store: &Store, digest: &Digest) -> Vec<Digest> {
-    let Ok(document) = read(store, digest).and_then(|bytes| manifest::parse(&bytes, None)) else {
-        return Vec::new();
-    };
+/// What an image of the store needs besides its manifest or index.
+#[derive(Default)]
+pub(crate) struct Needs {
+    /// Manifests, configs and layers as blobs.
+    pub(crate) blobs: Vec<Digest>,
+    /// Layers by their diff ids, unpacked only when a step needs them.
+    layers: Vec<Digest>,
+}
+
+/// What an image needs, by the digest of its manifest or index. What cannot be read leads nowhere.
+pub(crate) fn needs(store: &Store, digest: &Digest) -> Needs {
+    let mut needs = Needs::default();
+    add_needs(store, digest, &mut needs);
+    needs
+}
+
+fn add_needs(store: &Store, digest: &Digest, needs: &mut Needs) {
+    let document = read(store, digest).and_then(|bytes| manifest::parse(&bytes, None));
     match document {
-        Document::Index(index) => {
-            let children = index.manifests.iter().map(|child| child.digest);
-            children
-                .flat_map(|child| std::iter::once(child).chain(reach(store, &child)))
-                .collect()
+        Err(_) => {}
+        Ok(Document::Index(index)) => {
+            // Of an image that was pulled only one platform may be here.
+            let here = |child: &&Descriptor| store.has_blob(&child.digest).is_some();
+            for child in index.manifests.iter().filter(here) {
+                needs.blobs.push(child.digest);
+                add_needs(store, &child.digest, needs);
+            }
         }
-        Document::Manifest(found) => {
-            let mut all = vec![found.config.digest];
-            all.extend(found.layers.iter().map(|layer| layer.digest));
+        Ok(Document::Manifest(found)) => {
+            needs.blobs.push(found.config.digest);
+            needs
+                .blobs
+                .extend(found.layers.iter().map(|layer| layer.digest));
             let config = read(store, &found.config.digest)
                 .and_then(|bytes| Ok(ImageConfig::from_json(&bytes)?));
             let diff_ids = config
                 .map(|config| config.rootfs.diff_ids)
                 .unwrap_or_default();
-            all.extend(
-                diff_ids
-                    .iter()
-                    .filter_map(|diff_id| diff_id.parse::<Digest>().ok()),
-            );
-            all
+            let diff_ids = diff_ids
+                .iter()
+                .filter_map(|diff_id| diff_id.parse::<Digest>().ok());
+            needs.layers.extend(diff_ids);
         }
     }
+}
+
+/// All that an image of the store needs, by the digest of its manifest or index: for garbage collection.
+pub(crate) fn reach(store: &Store, digest: &Digest) -> Vec<Digest> {
+    let Needs { mut blobs, layers } = needs(store, digest);
+    blobs.extend(layers);
+    blobs
+}
+
+/// For every digest that some name of the store needs, the names.
+pub(crate) fn rooted_by(store: &Store) -> Result<HashMap<Digest, Vec<String>>> {
+    let mut names: HashMap<Digest, Vec<String>> = HashMap::new();
+    for (name, digest) in store.refs()? {
+        let shown = name
+            .parse::<ImageRef>()
+            .map_or_else(|_| name.clone(), |image| image.to_string());
+        let needed: HashSet<Digest> = std::iter::once(digest)
+            .chain(reach(store, &digest))
+            .collect();
+        for digest in needed {
+            names.entry(digest).or_default().push(shown.clone());
+        }
+    }
+    Ok(names)
 }
 
 /// Every digest that some name of the store needs.

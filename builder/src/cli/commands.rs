@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use lapstrake_cache::Repair;
 use lapstrake_frontend::image::{ImageRef, Platform};
 
 use super::args::{
-    FormatArgs, HistoryArgs, ImagesArgs, InspectArgs, PruneArgs, PullArgs, PushArgs, RemoveArgs,
-    TagArgs, UsageArgs,
+    ExplainArgs, FormatArgs, FsckArgs, HistoryArgs, ImagesArgs, InspectArgs, PruneArgs, PullArgs,
+    PushArgs, RemoveArgs, TagArgs, UsageArgs,
 };
 use super::environment::Environment;
 use super::options::platform;
@@ -109,10 +110,41 @@ pub struct PruneOptions {
     pub force: bool,
     /// Only what was not used for so long.
     pub until: Option<Duration>,
+    /// Only these kinds; all if there are none.
+    pub kinds: Vec<&'static str>,
+    /// Only what has an id that begins so; all if there are none.
+    pub ids: Vec<String>,
     /// Bytes that may stay.
     pub keep: Option<u64>,
+    /// Bytes that the store may take.
+    pub max_used: Option<u64>,
+    /// Bytes of the disk that shall be free.
+    pub min_free: Option<u64>,
     pub dry_run: bool,
     pub verbose: bool,
+}
+
+/// `explain`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct ExplainOptions {
+    /// A step's number or a part of its text.
+    pub step: Option<String>,
+    pub format: Format,
+}
+
+/// `fsck`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct FsckOptions {
+    pub repair: Repair,
+}
+
+impl FsckOptions {
+    pub(super) fn resolve(args: &FsckArgs) -> Self {
+        let repair = if args.repair { Repair::Yes } else { Repair::No };
+        Self { repair }
+    }
 }
 
 fn format(text: Option<&str>) -> Result<Format, Invalid> {
@@ -244,6 +276,15 @@ impl PullOptions {
     }
 }
 
+impl ExplainOptions {
+    pub(super) fn resolve(args: &ExplainArgs) -> Result<Self, Invalid> {
+        Ok(Self {
+            step: args.step.clone().filter(|step| !step.is_empty()),
+            format: format(args.format.as_deref())?,
+        })
+    }
+}
+
 impl UsageOptions {
     pub(super) fn resolve(args: &UsageArgs) -> Result<Self, Invalid> {
         Ok(Self {
@@ -255,27 +296,59 @@ impl UsageOptions {
 
 impl PruneOptions {
     pub(super) fn resolve(args: &PruneArgs) -> Result<Self, Invalid> {
-        let mut until = None;
-        for text in args.filter.iter().filter(|text| !text.is_empty()) {
-            match values::key_value(text)? {
-                ("until" | "unused-for", Some(age)) => {
-                    until = Some(duration(age).map_err(|why| format!("--filter: {why}"))?);
-                }
-                _ => {
-                    return Err(format!(
-                        "--filter: unknown filter {text:?}: use until=AGE, for example until=24h"
-                    ));
-                }
-            }
-        }
-        let keep = args.keep_storage.as_deref().map(size).transpose();
-        Ok(Self {
+        let bytes = |flag: &str, text: &Option<String>| {
+            let text = text.as_deref().filter(|text| !text.is_empty());
+            let size = text.map(size).transpose();
+            size.map_err(|why| format!("--{flag}: {why}"))
+        };
+        let mut options = Self {
             all: args.all,
             force: args.force,
-            until,
-            keep: keep.map_err(|why| format!("--keep-storage: {why}"))?,
+            until: None,
+            kinds: Vec::new(),
+            ids: Vec::new(),
+            keep: bytes("keep-storage", &args.keep_storage)?,
+            max_used: bytes("max-used", &args.max_used)?,
+            min_free: bytes("min-free", &args.min_free)?,
             dry_run: args.dry_run,
             verbose: args.verbose,
-        })
+        };
+        for text in args.filter.iter().filter(|text| !text.is_empty()) {
+            options
+                .filter(text)
+                .map_err(|why| format!("--filter: {why}"))?;
+        }
+        Ok(options)
     }
+
+    fn filter(&mut self, text: &str) -> Result<(), Invalid> {
+        match values::key_value(text)? {
+            ("until" | "unused-for", Some(age)) => self.until = Some(duration(age)?),
+            ("type", Some(kind)) => self.kinds.extend(kinds(kind)?),
+            ("id", Some(id)) if !id.is_empty() => self.ids.push(id.to_ascii_lowercase()),
+            _ => {
+                return Err(format!(
+                    "unknown filter {text:?}: use until=AGE, type=TYPE or id=ID, for example until=24h"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The kinds of what the store keeps that a name stands for: our names, and those of buildx.
+fn kinds(name: &str) -> Result<&'static [&'static str], Invalid> {
+    Ok(match name {
+        "layer" => &["layer"],
+        "blob" => &["blob"],
+        "record" => &["record"],
+        "context" | "source.local" => &["context"],
+        "cache-mount" | "exec.cachemount" => &["cache-mount"],
+        "regular" => &["layer", "blob", "record"],
+        _ => {
+            return Err(format!(
+                "unknown type {name:?}: use layer, blob, record, context or cache-mount"
+            ));
+        }
+    })
 }

@@ -31,27 +31,29 @@ pub use allow::Allowed;
 pub use annotation::{Annotated, Annotation};
 pub use cache::{Attestation, CacheSpec, Call, Method};
 pub use commands::{
-    Format, HistoryOptions, ImagesOptions, InspectOptions, PruneOptions, PullOptions, PushOptions,
-    RemoveOptions, TagOptions, UsageOptions,
+    ExplainOptions, Format, FsckOptions, HistoryOptions, ImagesOptions, InspectOptions,
+    PruneOptions, PullOptions, PushOptions, RemoveOptions, TagOptions, UsageOptions,
 };
 pub use context::{ContextArg, ContextSource, DockerfileArg};
 pub use environment::Environment;
 pub use hosts::{HostAddress, HostEntry};
 pub use limits::{Limits, Resources, Ulimit};
-pub use options::BuildOptions;
+pub use options::{BuildOptions, ContextModes};
 pub use output::{
     ArchiveFormat, ArchiveOutput, Compression, Destination, Encoding, FilesOutput, ImageOutput,
     OutputSpec,
 };
 pub use progress::ProgressMode;
 pub use secret::{SecretSource, SecretSpec, SshSpec};
-pub(crate) use values::boolean;
+pub(crate) use values::{boolean, duration, size};
 
 /// One run of the program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invocation {
     /// `--root`, `LAPSTRAKE_ROOT`; otherwise the store is where it is by default.
     pub root: Option<PathBuf>,
+    /// `--config`, `LAPSTRAKE_CONFIG`; otherwise the machine's and the user's files are read.
+    pub config: Option<PathBuf>,
     /// `--debug`.
     pub debug: bool,
     /// What to do.
@@ -72,6 +74,8 @@ pub enum Command {
     Pull(PullOptions),
     DiskUsage(UsageOptions),
     Prune(PruneOptions),
+    Explain(ExplainOptions),
+    Fsck(FsckOptions),
     Info(Format),
     Version(Format),
 }
@@ -110,14 +114,16 @@ pub fn parse(
     let colour = env.stdout_is_terminal && env.nonempty("NO_COLOR").is_none();
     let cli = read(&arguments).map_err(|error| report::exit(&error, command, colour))?;
     let debug = cli.global.debug;
-    let root = cli
-        .global
-        .root
-        .or_else(|| env.os_variable("LAPSTRAKE_ROOT").cloned());
-    let root = root.filter(|root| !root.is_empty()).map(PathBuf::from);
+    let path = |given: Option<OsString>, variable| {
+        let path = given.or_else(|| env.os_variable(variable).cloned());
+        path.filter(|path| !path.is_empty()).map(PathBuf::from)
+    };
+    let root = path(cli.global.root, "LAPSTRAKE_ROOT");
+    let config = path(cli.global.config, "LAPSTRAKE_CONFIG");
     let command = resolve(&cli.command, debug, env).map_err(|why| report::usage(&why, command))?;
     Ok(Invocation {
         root,
+        config,
         debug,
         command,
     })
@@ -145,13 +151,15 @@ fn resolve(
         Commands::Pull(args) => Command::Pull(PullOptions::resolve(args, debug, env)?),
         Commands::Du(args) => Command::DiskUsage(UsageOptions::resolve(args)?),
         Commands::Prune(args) => Command::Prune(PruneOptions::resolve(args)?),
+        Commands::Explain(args) => Command::Explain(ExplainOptions::resolve(args)?),
+        Commands::Fsck(args) => Command::Fsck(FsckOptions::resolve(args)),
         Commands::Info(args) => Command::Info(commands::format_alone(args)?),
         Commands::Version(args) => Command::Version(commands::format_alone(args)?),
     })
 }
 
 /// The names that commands go by, and the one to show.
-const COMMANDS: [(&str, &str); 14] = [
+const COMMANDS: [(&str, &str); 16] = [
     ("build", "build"),
     ("b", "build"),
     ("images", "images"),
@@ -164,6 +172,8 @@ const COMMANDS: [(&str, &str); 14] = [
     ("pull", "pull"),
     ("du", "du"),
     ("prune", "prune"),
+    ("explain", "explain"),
+    ("fsck", "fsck"),
     ("info", "info"),
     ("version", "version"),
 ];

@@ -109,7 +109,11 @@ fn the_other_commands() {
         all: false,
         force: false,
         until: None,
+        kinds: Vec::new(),
+        ids: Vec::new(),
         keep: None,
+        max_used: None,
+        min_free: None,
         dry_run: false,
         verbose: false,
     };
@@ -187,6 +191,10 @@ fn the_other_commands() {
                 all: true,
                 force: true,
                 until: Some(Duration::from_secs(86_400)),
+                kinds: Vec::new(),
+                ids: Vec::new(),
+                max_used: None,
+                min_free: None,
                 keep: Some(10 << 30),
                 dry_run: true,
                 verbose: false,
@@ -233,7 +241,7 @@ fn mistakes() {
         ),
         (
             "lapstrake prune --filter label=x",
-            "error: --filter: unknown filter \"label=x\": use until=AGE, for example until=24h (see lapstrake prune --help)\n",
+            "error: --filter: unknown filter \"label=x\": use until=AGE, type=TYPE or id=ID, for example until=24h (see lapstrake prune --help)\n",
         ),
         (
             "lapstrake prune --keep-storage lots",

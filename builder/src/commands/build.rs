@@ -15,17 +15,21 @@ use lapstrake_runtime::Cancel;
 
 use super::input::{self, Input};
 use super::stop::{self, Stopped};
-use super::{Surroundings, caches, output, settings};
-use crate::build::{BuildError, Built, Request, Site, Travel, build};
+use super::{Surroundings, caches, collect, output, settings};
+use crate::build::{BuildError, Built, Ended, Request, Site, Travel, build};
 use crate::cli::{BuildOptions, ProgressMode, SecretSource as NamedSecret, SshSpec};
+use crate::config::Gc;
 use crate::events::Events;
+use crate::explain::{self, Step};
+use crate::forced::Forced;
 use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings, text};
 use crate::registry::Client;
 use crate::secrets::{SecretSource, Secrets};
 
 /// Builds, and reports.
 pub(super) fn run(surroundings: &Surroundings, options: &BuildOptions) -> ExitCode {
-    let work = |prepared, events| whole(prepared, options, events);
+    let gc = &surroundings.config.gc;
+    let work = |prepared, events| whole(prepared, options, gc, events);
     match carry_out(surroundings, options, work) {
         Ok((outcome, summary)) => conclude(options, surroundings.debug, outcome, &summary),
         Err(error) => super::end(&error),
@@ -113,16 +117,25 @@ pub(super) struct Source {
 struct Outcome {
     source: Option<Source>,
     result: Result<Built, BuildError>,
+    steps: Vec<Step>,
 }
 
-async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Outcome {
+impl Outcome {
+    /// A build that failed before it began.
+    fn early(source: Option<Source>, error: BuildError) -> Self {
+        Self {
+            source,
+            result: Err(error),
+            steps: Vec::new(),
+        }
+    }
+}
+
+async fn whole(prepared: Prepared, options: &BuildOptions, gc: &Gc, events: Events) -> Outcome {
     let input = match prepared.read(options, &events).await {
         Ok(input) => input,
         Err(error) => {
-            return Outcome {
-                source: None,
-                result: Err(BuildError::Other(error)),
-            };
+            return Outcome::early(None, BuildError::Other(error));
         }
     };
     let Prepared {
@@ -141,34 +154,37 @@ async fn whole(prepared: Prepared, options: &BuildOptions, events: Events) -> Ou
     let dockerfile = match parsed {
         Ok(dockerfile) => dockerfile,
         Err(diagnostics) => {
-            return Outcome {
-                source,
-                result: Err(BuildError::Dockerfile(diagnostics)),
-            };
+            return Outcome::early(source, BuildError::Dockerfile(diagnostics));
         }
     };
     note_syntax(&dockerfile, &events);
     let warn = warner(&events, source.as_ref());
-    let request = match request(options, dockerfile, input, secrets, settings, travel) {
+    let text = source.as_ref().map_or("", |source| source.text.as_str());
+    let request = match request(options, text, dockerfile, input, secrets, settings, travel) {
         Ok(request) => Request { warn, ..request },
         Err(error) => {
-            return Outcome {
-                source,
-                result: Err(BuildError::Other(error)),
-            };
+            return Outcome::early(source, BuildError::Other(error));
         }
     };
-    let result = build(
-        request,
-        Site {
-            store,
-            client,
-            events,
-            cancel,
-        },
-    )
-    .await;
-    Outcome { source, result }
+    let site = Site {
+        store: store.clone(),
+        client,
+        events: events.clone(),
+        cancel,
+    };
+    let Ended { result, steps } = build(request, site).await;
+    // What was cached takes no room that was not taken before.
+    if result.is_ok() && steps.iter().any(Step::was_worked) {
+        let gc = gc.clone();
+        let collect = move || collect::after_build(&store, &gc, &events);
+        // The image is made; what is not removed now is removed after the next build.
+        let _ = tokio::task::spawn_blocking(collect).await;
+    }
+    Outcome {
+        source,
+        result,
+        steps,
+    }
 }
 
 /// Says that a frontend which `# syntax=` names is not run, unless it is the one whose language is built in.
@@ -233,14 +249,33 @@ pub(super) fn inputs(options: &BuildOptions, input: &Input) -> Vec<Inputs> {
     inputs.collect()
 }
 
+/// Where a line is in a text; nowhere if there are not so many.
+fn line_span(text: &str, line: u32) -> Span {
+    let mut end = 0;
+    for (number, line_text) in (1..).zip(text.split_inclusive('\n')) {
+        let start = end;
+        end += u32::try_from(line_text.len()).unwrap_or(0);
+        if number == line {
+            return Span::new(start, end);
+        }
+    }
+    Span::new(end, end)
+}
+
 fn request(
     options: &BuildOptions,
+    text: &str,
     dockerfile: Dockerfile,
     input: Input,
     secrets: Secrets,
     settings: crate::ops::Settings,
     travel: Travel,
 ) -> Result<Request> {
+    let id = input.contexts.get(&None).map(|context| context.id());
+    let project = match id.filter(|id| *id != [0; 32]) {
+        Some(id) => explain::project(&id, &input.name),
+        None => explain::project(format!("{:?}", options.context).as_bytes(), &input.name),
+    };
     Ok(Request {
         dockerfile,
         inputs: inputs(options, &input),
@@ -250,8 +285,15 @@ fn request(
         settings,
         allowed: options.allow.clone(),
         pull: options.pull,
+        forced: Forced {
+            steps: options.no_cache_steps.clone(),
+            from: options
+                .rebuild_from
+                .map(|line| (line, line_span(text, line))),
+        },
         sinks: output::sinks(options)?,
         travel,
+        project,
         warn: Box::new(|_| ()),
     })
 }
@@ -315,7 +357,16 @@ fn agent(surroundings: &Surroundings, spec: &SshSpec) -> Result<std::path::PathB
 
 /// Tells the user how it ended, and the caller by the exit status.
 fn conclude(options: &BuildOptions, debug: bool, outcome: Outcome, summary: &Summary) -> ExitCode {
-    let Outcome { source, result } = outcome;
+    let Outcome {
+        source,
+        result,
+        steps,
+    } = outcome;
+    if options.explain {
+        let lines = explain::report(&steps);
+        let lines = lines.iter().map(|line| text::name(line) + "\n");
+        let _ = std::io::stderr().write_all(lines.collect::<String>().as_bytes());
+    }
     if options.progress != ProgressMode::Quiet {
         let _ = std::io::stderr().write_all(render_warnings(&summary.warnings, debug).as_bytes());
     }

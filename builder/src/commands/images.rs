@@ -3,12 +3,12 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use lapstrake_cache::{Item, Kept, Policy, Store, choose};
+use lapstrake_cache::Store;
 use lapstrake_frontend::image::ImageRef;
 use serde_json::{Value, json};
 
 use super::table::{Table, age, bytes, short};
-use crate::cli::{Format, HistoryOptions, ImagesOptions, PruneOptions, UsageOptions};
+use crate::cli::{Format, HistoryOptions, ImagesOptions};
 use crate::stored::{self, Stored, StoredImage};
 
 /// Lists the images of the store.
@@ -223,112 +223,6 @@ pub(super) fn rmi(store: &Store, names: &[String], force: bool, out: &mut dyn Wr
             Err(error) => return Err(error),
         }
     }
-    Ok(())
-}
-
-/// Shows what the store holds and what it takes.
-pub(super) fn usage(store: &Store, options: &UsageOptions, out: &mut dyn Write) -> Result<()> {
-    let UsageOptions { verbose, format } = options;
-    let items = store.disk_usage()?;
-    if *format == Format::Json {
-        return items
-            .iter()
-            .try_for_each(|item| Ok(writeln!(out, "{}", item_json(item))?));
-    }
-    if *verbose {
-        print_items(&items, out)?;
-        writeln!(out)?;
-    }
-    let mut table = Table::new(&["TYPE", "COUNT", "SIZE"]);
-    for kind in ["layer", "blob", "record", "context", "cache mount"] {
-        let of_kind: Vec<&Item> = items.iter().filter(|item| kind_of(item) == kind).collect();
-        table.row(vec![
-            kind.into(),
-            of_kind.len().to_string(),
-            bytes(of_kind.iter().map(|item| item.size).sum()),
-        ]);
-    }
-    table.row(vec![
-        "total".into(),
-        items.len().to_string(),
-        bytes(items.iter().map(|item| item.size).sum()),
-    ]);
-    table.print(out)
-}
-
-fn kind_of(item: &Item) -> &'static str {
-    match item.kept {
-        Kept::Record(_) => "record",
-        Kept::StatIndex(_) => "context",
-        Kept::Layer(_) => "layer",
-        Kept::Blob(_) => "blob",
-        Kept::CacheMount(_) => "cache mount",
-    }
-}
-
-fn id_of(item: &Item) -> String {
-    match &item.kept {
-        Kept::Record(key) => key.to_string(),
-        Kept::StatIndex(id) | Kept::CacheMount(id) => lapstrake_cache::Content(*id).to_string(),
-        Kept::Layer(layer) => layer.0.hex(),
-        Kept::Blob(blob) => blob.hex(),
-    }
-}
-
-fn item_json(item: &Item) -> Value {
-    let used = crate::time::rfc3339(item.used.secs, 0);
-    json!({ "ID": id_of(item), "Type": kind_of(item), "Size": item.size, "LastUsedAt": used })
-}
-
-fn print_items(items: &[Item], out: &mut dyn Write) -> Result<()> {
-    let mut table = Table::new(&["ID", "TYPE", "SIZE", "LAST USED"]);
-    for item in items {
-        let id: String = id_of(item).chars().take(24).collect();
-        table.row(vec![
-            id,
-            kind_of(item).into(),
-            bytes(item.size),
-            age(&crate::time::rfc3339(item.used.secs, 0)),
-        ]);
-    }
-    table.print(out)
-}
-
-/// Removes what no image needs: all of it, or only what was not used for long, or until little enough is left.
-pub(super) fn prune(store: &Store, options: &PruneOptions, out: &mut dyn Write) -> Result<()> {
-    let PruneOptions {
-        all,
-        force: _,
-        until,
-        keep,
-        dry_run,
-        verbose,
-    } = options;
-    let policy = Policy {
-        unused_for: *until,
-        max_size: *keep,
-        all: until.is_none() && keep.is_none(),
-        cache_mounts: *all,
-    };
-    let now = crate::time::present();
-    let removed = if *dry_run {
-        let rooted = stored::rooted(store)?;
-        choose(&store.disk_usage()?, &rooted, now, &policy)
-    } else {
-        store.collect(&policy, now, &mut |store, digest| {
-            Ok(stored::reach(store, digest))
-        })?
-    };
-    if *verbose {
-        print_items(&removed, out)?;
-    }
-    let total = bytes(removed.iter().map(|item| item.size).sum());
-    let what = if *dry_run {
-        "would be reclaimed"
-    } else {
-        "reclaimed"
-    };
-    writeln!(out, "Total: {} in {} items {what}", total, removed.len())?;
     Ok(())
 }
 

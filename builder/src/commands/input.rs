@@ -15,7 +15,7 @@ use lapstrake_frontend::plan::{Git, NamedContext};
 
 use rustix::fs::{self, Mode, OFlags};
 
-use crate::cli::{BuildOptions, ContextArg, ContextSource, DockerfileArg};
+use crate::cli::{BuildOptions, ContextArg, ContextModes, ContextSource, DockerfileArg};
 use crate::context::{LocalContext, read_ignore};
 use crate::ops::git_context;
 use crate::registry::Client;
@@ -57,7 +57,7 @@ pub(super) fn read(
         layouts: BTreeMap::new(),
     };
     for (name, source) in &options.contexts {
-        let named = named(store, &mut input, name, source)?;
+        let named = named(store, &mut input, name, source, options.context_modes)?;
         input.named.insert(name.clone(), named);
     }
     Ok(input)
@@ -71,7 +71,7 @@ struct Main {
 
 fn main(store: &Store, client: &Client, secrets: &Secrets, options: &BuildOptions) -> Result<Main> {
     match &options.context {
-        ContextArg::Dir(path) => directory(store, client, &options.file, path),
+        ContextArg::Dir(path) => directory(store, client, options, path),
         ContextArg::Stdin => {
             let mut stdin = std::io::stdin();
             archive_or_dockerfile(store, client, options, &mut stdin).context("read standard input")
@@ -81,13 +81,13 @@ fn main(store: &Store, client: &Client, secrets: &Secrets, options: &BuildOption
 }
 
 /// A directory on this machine.
-fn directory(store: &Store, client: &Client, file: &DockerfileArg, path: &Path) -> Result<Main> {
+fn directory(store: &Store, client: &Client, options: &BuildOptions, path: &Path) -> Result<Main> {
     ensure!(
         path.is_dir(),
         "the build context {} is not a directory",
         path.display()
     );
-    let (dockerfile, name, at) = match file {
+    let (dockerfile, name, at) = match &options.file {
         DockerfileArg::Default => {
             let (bytes, at) = default_dockerfile(path)?;
             (bytes, "Dockerfile".to_owned(), Some(at))
@@ -108,7 +108,7 @@ fn directory(store: &Store, client: &Client, file: &DockerfileArg, path: &Path) 
     Ok(Main {
         dockerfile,
         name,
-        context: LocalContext::open(store, path, ignore)?,
+        context: LocalContext::open(store, path, ignore, options.context_modes)?,
     })
 }
 
@@ -287,6 +287,7 @@ fn named(
     input: &mut Input,
     name: &str,
     source: &ContextSource,
+    modes: ContextModes,
 ) -> Result<NamedContext> {
     Ok(match source {
         ContextSource::Dir(path) => {
@@ -296,7 +297,7 @@ fn named(
                 path.display()
             );
             let ignore = read_ignore(path, None)?;
-            let context = LocalContext::open(store, path, ignore)?;
+            let context = LocalContext::open(store, path, ignore, modes)?;
             input
                 .contexts
                 .insert(Some(name.to_owned()), Arc::new(context));

@@ -3,13 +3,18 @@
 mod build;
 mod caches;
 mod call;
+mod collect;
+mod explain;
+mod fsck;
 mod images;
 mod input;
 mod output;
+mod prune;
 mod settings;
 mod stop;
 mod table;
 mod transfer;
+mod usage;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,19 +24,26 @@ use anyhow::{Context, Result, bail};
 use lapstrake_cache::Store;
 
 use crate::cli::{Call, Command, Environment, Format, Invocation};
+use crate::config::Config;
 use crate::progress::text;
-use crate::registry::{Client, Config, Mirror};
+use crate::registry::{self, Client, Mirror};
 
 /// Carries out one invocation.
 pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
     let start = Instant::now();
     let Invocation {
         root,
+        config,
         debug,
         command,
     } = invocation;
+    let config = match Config::load(config.as_deref(), env) {
+        Ok(config) => config,
+        Err(error) => return end(&error.context("read the config file")),
+    };
     let surroundings = Surroundings {
         root,
+        config,
         debug,
         env,
         start,
@@ -52,6 +64,7 @@ pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
 /// What every command works with.
 struct Surroundings<'a> {
     root: Option<PathBuf>,
+    config: Config,
     debug: bool,
     env: &'a Environment,
     start: Instant,
@@ -95,10 +108,10 @@ impl Surroundings<'_> {
             Some(text) => mirrors(text)?,
             None => Vec::new(),
         };
-        Ok(Client::new(Config {
+        Ok(Client::new(registry::Config {
             mirrors,
             insecure,
-            ..Config::from_env()
+            ..registry::Config::from_env()
         }))
     }
 }
@@ -139,8 +152,10 @@ fn other(surroundings: &Surroundings, command: Command) -> Result<()> {
         }
         Command::Push(options) => transfer::push(surroundings, &options),
         Command::Pull(options) => transfer::pull(surroundings, &options),
-        Command::DiskUsage(options) => images::usage(&surroundings.store()?, &options, out),
-        Command::Prune(options) => images::prune(&surroundings.store()?, &options, out),
+        Command::DiskUsage(options) => usage::usage(&surroundings.store()?, &options, out),
+        Command::Prune(options) => prune::prune(&surroundings.store()?, &options, out),
+        Command::Explain(options) => explain::explain(&surroundings.store()?, &options, out),
+        Command::Fsck(options) => fsck::fsck(&surroundings.store()?, &options, out),
         Command::Info(format) => info(surroundings, format, out),
         Command::Version(format) => version(format, out),
     }

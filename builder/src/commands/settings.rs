@@ -48,6 +48,7 @@ pub(super) fn settings(options: &BuildOptions) -> Result<Settings> {
         limits,
         pasta: in_path("pasta"),
         epoch: None,
+        cache_ttl: options.cache_ttl,
     })
 }
 

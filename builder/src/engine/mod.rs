@@ -19,6 +19,7 @@ pub(crate) use graph::{Graph, index, inputs};
 pub(crate) use merge::merge;
 
 use crate::events::Events;
+use crate::explain::Outcome;
 use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
 use crate::travel::Lost;
 
@@ -54,6 +55,16 @@ pub(crate) enum Prepared<Job> {
     },
 }
 
+impl<Job> Prepared<Job> {
+    /// A layer whose key rests on nothing that a cache elsewhere claims.
+    pub(crate) fn proved(ready: Ready<Job>) -> Self {
+        Self::Layer {
+            ready,
+            claimed: false,
+        }
+    }
+}
+
 /// A layer on `base`, known by `key`; `job` makes it. `step` is a key of the op's definition alone, whatever it reads.
 pub(crate) struct Ready<Job> {
     pub(crate) key: Key,
@@ -85,6 +96,10 @@ pub(crate) trait Executor: Send + Sync + 'static {
     fn is_lost(&self, _fs: &Fs) -> bool {
         false
     }
+    /// Whether a result that was made at this time (seconds since 1970) is too old to be taken.
+    fn is_expired(&self, task: &Task, made: i64) -> bool;
+    /// Is told what became of the op.
+    fn settled(&self, task: &Task, outcome: Outcome);
 }
 
 /// A step that failed.

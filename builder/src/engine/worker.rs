@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Executor, Prepared, Ready, Task};
 use crate::events::Events;
+use crate::explain::Outcome;
 use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
 use crate::time;
 use crate::travel::Lost;
@@ -17,6 +18,9 @@ struct Record {
     content: Content,
     /// When the layer was made: cached steps keep their time, so that an unchanged build gives an unchanged image.
     created: String,
+    /// When the step was worked last, in seconds since 1970; with early cutoff later than `created`.
+    #[serde(default)]
+    worked: i64,
 }
 
 /// Finds the result of `task` in the store or works it. Of several processes and steps that want the same key one works,
@@ -55,6 +59,7 @@ fn work_started<E: Executor>(
     };
     let cached = |ready: &Ready<E::Job>, layer| {
         events.cached(task);
+        executor.settled(task, Outcome::Hit);
         Ok(Fs::Layers(ready.base.with(layer)))
     };
     if let Some(layer) = find(executor, store, task, &ready)? {
@@ -78,8 +83,9 @@ fn work_started<E: Executor>(
         job,
     } = ready;
     let layer = executor.run(task, job)?;
-    let built = settle(store, key, &step, &base, layer)?;
+    let (built, outcome) = settle(store, key, &step, &base, layer)?;
     put(store, &key, &built)?;
+    executor.settled(task, outcome);
     let same = built
         .keys
         .filter(|_| !task.node.ignore_cache)
@@ -103,21 +109,27 @@ fn find<E: Executor>(
         key, step, base, ..
     } = ready;
     let result = |content: &Content| result_key(step, base, content);
-    if let Some(mut built) = take(store, key)? {
+    if let Some(record) = store.record::<Record>(key)?
+        && !executor.is_expired(task, record.worked)
+        && let Some(mut built) = take(store, record)?
+    {
         built.keys = Some(Keys {
             step: *key,
             result: result(&built.layer.content),
         });
         return Ok(Some(ChainLayer::Built(built)));
     }
-    Ok(executor.elsewhere(key))
+    let is_fresh = |layer: &ChainLayer| match layer {
+        ChainLayer::Imported(layer) => {
+            time::parse(&layer.created).is_none_or(|made| !executor.is_expired(task, made))
+        }
+        ChainLayer::Built(_) | ChainLayer::Pulled(_) => true,
+    };
+    Ok(executor.elsewhere(key).filter(is_fresh))
 }
 
-/// The stored result of `key`, if its layer is still there.
-fn take(store: &Store, key: &Key) -> Result<Option<Built>> {
-    let Some(record) = store.record::<Record>(key)? else {
-        return Ok(None);
-    };
+/// The stored result of a record, if its layer is still there.
+fn take(store: &Store, record: Record) -> Result<Option<Built>> {
     let Some(layer) = store.layer(&record.diff_id)? else {
         return Ok(None);
     };
@@ -143,22 +155,32 @@ fn put(store: &Store, key: &Key, built: &Built) -> Result<()> {
             diff_id: layer.diff_id,
             content: layer.content,
             created: created.clone(),
+            worked: time::present().secs,
         },
     )?)
 }
 
 /// Early cutoff: a step that was worked again and made what it had made on this base before yields the stored layer, so
 /// that nothing after it changes, times included. Another step is never taken for it: it may have set the times itself.
-fn settle(store: &Store, key: Key, step: &Key, base: &Chain, layer: Layer) -> Result<Built> {
+fn settle(
+    store: &Store,
+    key: Key,
+    step: &Key,
+    base: &Chain,
+    layer: Layer,
+) -> Result<(Built, Outcome)> {
     let keys = Keys {
         step: key,
         result: result_key(step, base, &layer.content),
     };
-    if let Some(same) = take(store, &keys.result)? {
-        return Ok(Built {
+    if let Some(record) = store.record(&keys.result)?
+        && let Some(same) = take(store, record)?
+    {
+        let same = Built {
             keys: Some(keys),
             ..same
-        });
+        };
+        return Ok((same, Outcome::Same));
     }
     let built = Built {
         layer,
@@ -166,7 +188,7 @@ fn settle(store: &Store, key: Key, step: &Key, base: &Chain, layer: Layer) -> Re
         keys: Some(keys),
     };
     put(store, &keys.result, &built)?;
-    Ok(built)
+    Ok((built, Outcome::Miss))
 }
 
 fn result_key(step: &Key, base: &Chain, content: &Content) -> Key {

@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
-use lapstrake_cache::{Encoder, Layer, Scratch};
+use lapstrake_cache::{Layer, Scratch};
 use lapstrake_frontend::plan::Git;
 
-use super::{Job, Ops, hasher};
-use crate::engine::{Prepared, Ready};
+use super::{Job, Ops, describe};
+use crate::engine::{Prepared, Task};
 use crate::fs::Chain;
 use crate::secrets::Secrets;
 use crate::web::redacted;
@@ -23,7 +23,7 @@ pub(crate) struct Checkout {
 }
 
 /// Finds the commit that `op` names: that, not the name, is the key.
-pub(super) fn prepare(ops: &Ops, op: &Git) -> Result<Prepared<Job>> {
+pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>> {
     let checkout = resolve(&ops.secrets, op)
         .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
     let Git {
@@ -42,22 +42,15 @@ pub(super) fn prepare(ops: &Ops, op: &Git) -> Result<Prepared<Job>> {
             checkout.commit
         );
     }
-    let mut hasher = hasher("git");
-    hasher.text("remote", &redacted(remote));
-    hasher.text("commit", &checkout.commit);
-    hasher.optional("subdir", subdir.as_deref().map(str::as_bytes));
-    hasher.flag("keep git dir", *keep_git_dir);
-    hasher.flag("submodules", *submodules);
-    let key = hasher.finish();
-    Ok(Prepared::Layer {
-        ready: Ready {
-            key,
-            step: key,
-            base: Chain::default(),
-            job: Job::Git(checkout),
-        },
-        claimed: false,
-    })
+    let note = describe("git", &(), &(), |encoder, ()| {
+        encoder.text("remote", &redacted(remote));
+        encoder.text("commit", &checkout.commit);
+        encoder.optional("subdir", subdir.as_deref().map(str::as_bytes));
+        encoder.flag("keep git dir", *keep_git_dir);
+        encoder.flag("submodules", *submodules);
+    });
+    let ready = ops.ready(task, note, Chain::default(), Job::Git(checkout));
+    Ok(Prepared::proved(ready))
 }
 
 /// Checks the commit out and commits the tree as a layer.

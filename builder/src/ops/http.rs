@@ -6,13 +6,13 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use lapstrake_cache::{Digest, Encoder, Ingest, Key, Layer};
+use lapstrake_cache::{Digest, Ingest, Key, Layer};
 use lapstrake_frontend::plan::Http;
 use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
 
-use super::{Job, Ops, hasher, key_of};
-use crate::engine::{Prepared, Ready, Task};
+use super::{Job, Ops, describe, key_of};
+use crate::engine::{Prepared, Task};
 use crate::fs::Chain;
 use crate::web::{self, REDIRECTS, Response, redacted};
 
@@ -47,27 +47,14 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>
             fetched.digest
         );
     }
-    let mut hasher = hasher("http");
-    hasher.field("content", fetched.digest.as_bytes());
-    hasher.text("filename", filename);
-    hasher.optional(
-        "modified",
-        fetched
-            .modified
-            .map(|seconds| seconds.to_string())
-            .as_deref()
-            .map(str::as_bytes),
-    );
-    let key = hasher.finish();
-    Ok(Prepared::Layer {
-        ready: Ready {
-            key,
-            step: key,
-            base: Chain::default(),
-            job: Job::Http(fetched),
-        },
-        claimed: false,
-    })
+    let modified = fetched.modified.map(|seconds| seconds.to_string());
+    let note = describe("http", &(), &(), |encoder, ()| {
+        encoder.field("content", fetched.digest.as_bytes());
+        encoder.text("filename", filename);
+        encoder.optional("modified", modified.as_deref().map(str::as_bytes));
+    });
+    let ready = ops.ready(task, note, Chain::default(), Job::Http(fetched));
+    Ok(Prepared::proved(ready))
 }
 
 /// Makes the layer with the one file.

@@ -61,16 +61,8 @@ pub(crate) fn run(
     } = visible;
     encoder.field("base", &base.0);
     encoder.texts("argv", argv);
-    encoder.list("script", script.len());
-    for (name, text) in script {
-        encoder.text("name", name);
-        encoder.text("text", text);
-    }
-    encoder.list("env", env.len());
-    for (name, value) in env {
-        encoder.text("name", name);
-        encoder.text("value", value);
-    }
+    encoder.pairs("script", script);
+    encoder.pairs("env", env);
     encoder.text("cwd", cwd);
     encoder.text("user", user);
     encoder.text("network", network_name(*network));
@@ -83,8 +75,10 @@ pub(crate) fn run(
     encoder.list("mounts", mounts.len());
     let mut sources = sources.iter();
     for mount in mounts {
+        encoder.group(&format!("mount {}", mount_label(mount)));
         encode_mount(encoder, mount, &mut sources);
     }
+    encoder.group("");
     encoder.text("hostname", hostname);
     encode_platform(encoder, platform);
     encoder.texts("extra hosts", host_names);
@@ -97,6 +91,23 @@ pub(crate) fn run(
             .map(str::as_bytes),
     );
     encoder.optional("cgroup parent", cgroup_parent.as_deref().map(str::as_bytes));
+}
+
+/// What people call a mount.
+fn mount_label(mount: &Mount) -> &str {
+    match mount {
+        Mount::Bind { target, .. }
+        | Mount::Cache { target, .. }
+        | Mount::Tmpfs { target, .. }
+        | Mount::Ssh { target, .. }
+        | Mount::Secret {
+            target: Some(target),
+            ..
+        } => target,
+        Mount::Secret {
+            target: None, id, ..
+        } => id,
+    }
 }
 
 fn encode_mount(

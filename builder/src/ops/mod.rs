@@ -14,9 +14,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use lapstrake_cache::{Content, Encoder, Hasher, Key, Layer, Store};
+use lapstrake_cache::{Content, Encoder, Explainer, Hasher, Key, Layer, Store};
 use lapstrake_frontend::plan::{Mount, Network, Op, OpId, Run, Sharing};
 use lapstrake_runtime::{Cancel, Limits, RESOLVER};
 
@@ -31,6 +32,7 @@ pub(crate) use run::identity;
 use crate::context::LocalContext;
 use crate::engine::{Executor, Prepared, Ready, Task};
 use crate::events::Events;
+use crate::explain::{Note, Notes, Outcome};
 use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
 use crate::registry::Client;
 use crate::resolve::Resolver;
@@ -55,6 +57,8 @@ pub(crate) struct Ops {
     pub(crate) renewed: Mutex<HashSet<String>>,
     /// The network of steps that do not ask for one, once a step has needed it.
     pub(crate) default_network: OnceLock<lapstrake_runtime::Network>,
+    /// What each step's key is made of.
+    pub(crate) notes: Notes,
 }
 
 /// Settings of the build that steps see or are held to.
@@ -70,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) pasta: Option<PathBuf>,
     /// SOURCE_DATE_EPOCH, for files that the build itself makes.
     pub(crate) epoch: Option<i64>,
+    /// `--cache-ttl`.
+    pub(crate) cache_ttl: Option<Duration>,
 }
 
 impl Settings {
@@ -146,23 +152,14 @@ impl Executor for Ops {
                 Ok(Prepared::Source(Fs::Local(Arc::clone(found))))
             }
             Op::Http(op) => http::prepare(self, task, op),
-            Op::Git(op) => git::prepare(self, op),
+            Op::Git(op) => git::prepare(self, task, op),
             Op::MakeDir(op) => {
                 let base = self.chain(task, op.base)?;
-                let key = |base: Content| {
-                    let mut hasher = hasher("workdir");
-                    key::make_dir(&mut hasher, op, base);
-                    hasher.finish()
-                };
-                Ok(Prepared::Layer {
-                    ready: Ready {
-                        key: key(base.content()),
-                        step: key(NOTHING),
-                        base: base.clone(),
-                        job: Job::MakeDir(base),
-                    },
-                    claimed: false,
-                })
+                let note = describe("workdir", &base.content(), &NOTHING, |encoder, base| {
+                    key::make_dir(encoder, op, *base);
+                });
+                let ready = self.ready(task, note, base.clone(), Job::MakeDir(base));
+                Ok(Prepared::proved(ready))
             }
             Op::Copy(op) => copy::prepare(self, task, op),
             Op::Run(op) => self.prepare_run(task, op),
@@ -205,9 +202,38 @@ impl Executor for Ops {
     fn is_lost(&self, fs: &Fs) -> bool {
         matches!(fs, Fs::Layers(chain) if self.elsewhere.has_lost(chain))
     }
+
+    /// Only commands grow old: what they fetch may have changed. Copies are always as fresh as their sources.
+    fn is_expired(&self, task: &Task, made: i64) -> bool {
+        let (Some(ttl), Op::Run(_)) = (self.settings.cache_ttl, &task.node.op) else {
+            return false;
+        };
+        let age = crate::time::present().secs.saturating_sub(made);
+        let is_expired = u64::try_from(age).is_ok_and(|age| age >= ttl.as_secs());
+        if is_expired {
+            self.notes.expired(task.id);
+        }
+        is_expired
+    }
+
+    fn settled(&self, task: &Task, outcome: Outcome) {
+        self.notes.settled(task.id, outcome);
+    }
 }
 
 impl Ops {
+    /// A layer that is known by what `note` says.
+    fn ready(&self, task: &Task, note: Note, base: Chain, job: Job) -> Ready<Job> {
+        let (key, step) = (note.key, note.definition);
+        self.notes.keyed(task.id, note);
+        Ready {
+            key,
+            step,
+            base,
+            job,
+        }
+    }
+
     /// The layers that the input `id` yielded. A local context that is used as a base becomes a layer first.
     fn chain(&self, task: &Task, id: OpId) -> Result<Chain> {
         match task.input(id)? {
@@ -282,22 +308,28 @@ impl Ops {
             contents.push(known.content);
             claimed |= known.claimed;
         }
-        let key = |base: Content, contents: &[Content]| {
-            let mut hasher = hasher("run");
-            key::run(&mut hasher, op, &self.settings.visible, base, contents);
-            hasher.finish()
-        };
+        let nothing = (NOTHING, vec![NOTHING; contents.len()]);
+        let reads = (base.content(), contents);
+        let note = describe("run", &reads, &nothing, |encoder, (base, contents)| {
+            key::run(encoder, op, &self.settings.visible, *base, contents);
+        });
         let job = Job::Run(base.clone(), run::RunJob { sources });
-        Ok(Prepared::Layer {
-            ready: Ready {
-                key: key(base.content(), &contents),
-                step: key(NOTHING, &vec![NOTHING; contents.len()]),
-                base,
-                job,
-            },
-            claimed,
-        })
+        let ready = self.ready(task, note, base, job);
+        Ok(Prepared::Layer { ready, claimed })
     }
+}
+
+/// The keys of an op of this kind, and what they are made of: `encode` describes it once as it is, with what it
+/// `reads`, and once as if that were `nothing`.
+fn describe<T>(kind: &str, reads: &T, nothing: &T, encode: impl Fn(&mut dyn Encoder, &T)) -> Note {
+    let key = |reads: &T| {
+        let mut hasher = hasher(kind);
+        encode(&mut hasher, reads);
+        hasher.finish()
+    };
+    let mut explainer = Explainer::new();
+    encode(&mut explainer, reads);
+    Note::new(key(reads), key(nothing), explainer.finish())
 }
 
 /// A hasher for the keys of one kind of op.

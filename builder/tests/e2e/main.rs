@@ -6,9 +6,11 @@ pub mod registry;
 pub mod support;
 
 mod check;
+mod explain;
 mod outputs;
 mod platforms;
 mod rebuild;
 mod sources;
 mod steps;
+mod store;
 mod travel;

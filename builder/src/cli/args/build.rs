@@ -121,16 +121,25 @@ pub(crate) struct CacheArgs {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL", value_parser = boolean)]
     pub(crate) no_cache: Option<bool>,
-    /// Run the steps of these stages again
-    #[arg(long, value_name = "STAGE,…")]
+    /// Run the steps of these stages again, or single steps by their number: build:3 for [build 3/7]
+    #[arg(long, value_name = "STAGE[:STEP],…")]
     pub(crate) no_cache_filter: Vec<String>,
+    /// Run the step on this line of the Dockerfile again, and all that depends on it
+    #[arg(long, value_name = "LINE")]
+    pub(crate) rebuild_from: Option<String>,
+    /// Run RUN steps again that were run longer ago than this, for example 24h
+    #[arg(long, value_name = "AGE")]
+    pub(crate) cache_ttl: Option<String>,
+    /// Which mode bits of files of the context count: exact, or normalized (write bits of group and others do not)
+    #[arg(long, value_name = "MODE")]
+    pub(crate) context_modes: Option<String>,
     /// Take what other machines left: an image or a cache by its name, or type=registry (ref=NAME), local (src=DIR)
     #[arg(long, value_name = "NAME | type=TYPE,…")]
     pub(crate) cache_from: Vec<String>,
     /// Leave keys and layers for other machines: type=registry (ref=NAME), local (dest=DIR) or inline, with mode=min|max
     #[arg(long, value_name = "NAME | type=TYPE,…")]
     pub(crate) cache_to: Vec<String>,
-    /// Say of each step what its cache key is made of
+    /// Say of each step whether it was cached, and if not, what changed
     #[arg(long)]
     pub(crate) explain: bool,
 }

@@ -33,6 +33,9 @@ pub(super) struct GlobalArgs {
     /// Folder of the store [default: /var/lib/lapstrake as root, else $XDG_DATA_HOME/lapstrake]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global")]
     pub(super) root: Option<OsString>,
+    /// Config file [default: /etc/lapstrake/config.toml, then $XDG_CONFIG_HOME/lapstrake/config.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global")]
+    pub(super) config: Option<OsString>,
     /// Say more about what is done and why
     #[arg(short = 'D', long, global = true, help_heading = "Global")]
     pub(super) debug: bool,
@@ -66,6 +69,10 @@ pub(super) enum Commands {
     Du(UsageArgs),
     /// Remove cache that no image needs
     Prune(PruneArgs),
+    /// Say of the last build's steps whether they were cached, and if not, what had changed
+    Explain(ExplainArgs),
+    /// Check that everything in the store is what its name says
+    Fsck(FsckArgs),
     /// Show how this machine is set up for builds
     Info(FormatArgs),
     /// Show the version
@@ -78,6 +85,25 @@ pub(super) struct FormatArgs {
     /// How to print: table or json
     #[arg(short = 'f', long, value_name = "FORMAT")]
     pub(super) format: Option<String>,
+}
+
+/// `explain`.
+#[derive(Debug, Args)]
+pub(super) struct ExplainArgs {
+    /// Only this step, with all that its cache key is made of: its number (2/4) or a part of its text
+    #[arg(value_name = "STEP")]
+    pub(super) step: Option<String>,
+    /// How to print: table or json
+    #[arg(long, value_name = "FORMAT")]
+    pub(super) format: Option<String>,
+}
+
+/// `fsck`.
+#[derive(Debug, Args)]
+pub(super) struct FsckArgs {
+    /// Remove what is damaged; the next build makes it again
+    #[arg(long)]
+    pub(super) repair: bool,
 }
 
 /// `images`.
@@ -211,12 +237,18 @@ pub(super) struct PruneArgs {
     /// Do not ask
     #[arg(short, long)]
     pub(super) force: bool,
-    /// Only what was not used for so long, for example until=24h
-    #[arg(long, value_name = "until=AGE")]
+    /// Only what was not used for so long (until=24h), of a type (layer, blob, record, context, cache-mount), or with an id
+    #[arg(long, value_name = "until=AGE | type=TYPE | id=ID")]
     pub(super) filter: Vec<String>,
     /// Keep so much of what was used last, for example 10gb
-    #[arg(long, visible_alias = "max-used-space", value_name = "BYTES")]
+    #[arg(long, visible_alias = "reserved-space", value_name = "BYTES")]
     pub(super) keep_storage: Option<String>,
+    /// Remove what was used least recently until the store takes no more than this
+    #[arg(long, visible_alias = "max-used-space", value_name = "BYTES")]
+    pub(super) max_used: Option<String>,
+    /// Remove what was used least recently until so much of the disk is free
+    #[arg(long, visible_alias = "min-free-space", value_name = "BYTES")]
+    pub(super) min_free: Option<String>,
     /// Show what would be removed
     #[arg(long)]
     pub(super) dry_run: bool,

@@ -22,15 +22,19 @@ use self::earlier::Earlier;
 use self::place::{Metadata, ModeChange};
 use self::select::{How, Item, Pattern};
 use self::tree::Tree;
-use super::{Job, NOTHING, Ops, hasher, key, key_of};
+use super::{Job, NOTHING, Ops, describe, hasher, key, key_of};
 use crate::context::LocalContext;
-use crate::engine::{Prepared, Ready, Task};
+use crate::engine::{Prepared, Task};
+use crate::explain::Note;
+use crate::explain::listing::{self, Listing};
 use crate::fs::{Built, Chain, ChainLayer, Fs};
 use crate::paths::clean;
 
 /// A copy whose key is known.
 pub(crate) struct CopyJob {
     base: Chain,
+    /// The digest of all that is selected.
+    selection: Content,
     /// For each source what it selects, where that had to be found out for the key.
     selected: Vec<Option<Selected>>,
 }
@@ -88,32 +92,27 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Copy) -> Result<Prepared<Job>
             }
         }
     }
-    let key = |base: Content, selection: Content| {
-        let mut hasher = hasher("copy");
-        key::copy(&mut hasher, op, (!op.link).then_some(base), selection);
-        if op
-            .sources
-            .iter()
-            .any(|source| matches!(source, CopySource::Inline { .. }))
-        {
+    let selection = Content(all.finish().0);
+    let reads = (base.content(), selection);
+    let note = describe("copy", &reads, &(NOTHING, NOTHING), |encoder, reads| {
+        key::copy(encoder, op, (!op.link).then_some(reads.0), reads.1);
+        let is_inline = |source: &CopySource| matches!(source, CopySource::Inline { .. });
+        if op.sources.iter().any(is_inline) {
             let epoch = ops.settings.epoch.map(|epoch| epoch.to_string());
-            hasher.optional("epoch", epoch.as_deref().map(str::as_bytes));
+            encoder.optional("epoch", epoch.as_deref().map(str::as_bytes));
         }
-        hasher.finish()
+    });
+    let note = Note {
+        selection: Some(selection),
+        ..note
     };
     let job = CopyJob {
         base: base.clone(),
+        selection,
         selected,
     };
-    Ok(Prepared::Layer {
-        ready: Ready {
-            key: key(base.content(), Content(all.finish().0)),
-            step: key(NOTHING, NOTHING),
-            base,
-            job: Job::Copy(job),
-        },
-        claimed,
-    })
+    let ready = ops.ready(task, note, base, Job::Copy(job));
+    Ok(Prepared::Layer { ready, claimed })
 }
 
 fn pattern_of<'a>(op: &Copy, text: &'a str, excludes: Option<&'a Ignore>) -> Pattern<'a> {
@@ -191,6 +190,7 @@ fn select_in(tree: Tree, pattern: &Pattern) -> Result<Selected> {
 
 /// Copies onto the base and commits what is new.
 pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Layer> {
+    list(ops, &job)?;
     let lowers = if op.link {
         Vec::new()
     } else {
@@ -241,6 +241,25 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
         placed.remember(ops, lineage, layer.diff_id)?;
     }
     Ok(layer)
+}
+
+/// Keeps the names of the selected files, for the explanation of the next miss. Not where the digest of the selection
+/// was remembered: then the list was made with it.
+fn list(ops: &Ops, job: &CopyJob) -> Result<()> {
+    let selected: Option<Vec<&Selected>> = job.selected.iter().map(Option::as_ref).collect();
+    let Some(selected) = selected.filter(|selected| !selected.is_empty()) else {
+        return Ok(());
+    };
+    if listing::is_known(&ops.store, &job.selection)? {
+        return Ok(());
+    }
+    let mut listing = Listing::new();
+    for Selected { tree, items } in selected {
+        for item in items {
+            select::list(tree, item, &mut listing);
+        }
+    }
+    listing::save(&ops.store, &job.selection, &listing)
 }
 
 /// Names the copy for [`earlier`], if it copies from a local context.

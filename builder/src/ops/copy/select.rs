@@ -10,6 +10,7 @@ use lapstrake_frontend::glob::Glob;
 use lapstrake_frontend::ignore::Ignore;
 
 use super::tree::Tree;
+use crate::explain::listing::{File, Listing};
 use crate::paths::{Found, clean, resolve, shown};
 
 /// One thing that a source of a copy selects.
@@ -204,6 +205,29 @@ pub(crate) fn digest(tree: &Tree, items: &[Item], how: How) -> Result<Content> {
         }
     }
     Ok(Content(hasher.finish().0))
+}
+
+/// Adds what an item takes to a list for people.
+pub(crate) fn list(tree: &Tree, item: &Item, listing: &mut Listing) {
+    let below = item
+        .below
+        .iter()
+        .map(|entry| (item.real.join(&entry.path), entry));
+    let itself = (item.real.clone(), &item.entry);
+    let top = (!item.is_dir()).then_some(itself);
+    for (path, entry) in top.into_iter().chain(below) {
+        let Meta { mode, uid, gid, .. } = entry.meta;
+        let content = match &entry.link {
+            Some(target) => target.display().to_string(),
+            None => tree.beginning(&path, &entry.meta).unwrap_or_default(),
+        };
+        let file = File {
+            kind: format!("{:?} {uid}:{gid}", entry.meta.kind),
+            mode,
+            content,
+        };
+        listing.insert(path.display().to_string(), file);
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! A tree that copies read from: a local context behind its ignore list, or layers seen as one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use lapstrake_cache::{Content, Entry, Kind, Meta, Owners, StatIndex, Visit, Xattrs};
@@ -14,7 +14,11 @@ use rustix::fs::{self, Mode, OFlags};
 
 use super::canvas::{open_below, open_directory, read_link_below, stat_below};
 use super::select::visit;
+use crate::cli::ContextModes;
 use crate::paths::shown;
+
+/// The bits by which checkouts with different umasks differ.
+const WRITABLE: u32 = 0o022;
 
 /// A readable tree. Paths are relative to its root and free of links.
 pub(crate) struct Tree {
@@ -23,6 +27,20 @@ pub(crate) struct Tree {
     ignore: Option<Arc<Ignore>>,
     /// Of a local context: files whose content is known.
     index: Option<Arc<StatIndex>>,
+    /// Which mode bits of a local context count.
+    modes: ContextModes,
+    /// Of other trees: the beginnings of the digests of files that were read.
+    seen: Mutex<HashMap<PathBuf, [u8; 8]>>,
+}
+
+fn beginning(digest: &[u8; 32]) -> [u8; 8] {
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    first
+}
+
+fn hex(bytes: [u8; 8]) -> String {
+    format!("{:016x}", u64::from_be_bytes(bytes))
 }
 
 impl Tree {
@@ -31,18 +49,26 @@ impl Tree {
         root: OwnedFd,
         ignore: Arc<Ignore>,
         index: Option<Arc<StatIndex>>,
+        modes: ContextModes,
     ) -> Self {
         Self {
             root,
             ignore: Some(ignore),
             index,
+            modes,
+            seen: Mutex::default(),
         }
     }
 
     /// A host directory without anything hidden. Everything in it belongs to root.
     pub(crate) fn of_directory(path: &Path) -> Result<Self> {
         let root = fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self::of_context(root, Arc::default(), None))
+        Ok(Self::of_context(
+            root,
+            Arc::default(),
+            None,
+            ContextModes::Exact,
+        ))
     }
 
     /// Layers, lowest first, seen as one tree.
@@ -52,6 +78,8 @@ impl Tree {
             root,
             ignore: None,
             index: None,
+            modes: ContextModes::Exact,
+            seen: Mutex::default(),
         })
     }
 
@@ -144,9 +172,14 @@ impl Tree {
     /// Files of a context belong to root, whoever owns them here.
     fn owned(&self, meta: Meta) -> Meta {
         if self.ignore.is_some() {
+            let mode = match (self.modes, meta.kind) {
+                (ContextModes::Normalized, Kind::File | Kind::Dir) => meta.mode & !WRITABLE,
+                _ => meta.mode,
+            };
             Meta {
                 uid: 0,
                 gid: 0,
+                mode,
                 ..meta
             }
         } else {
@@ -175,11 +208,30 @@ impl Tree {
             let path = start.join(&entry.path);
             match &self.index {
                 Some(index) => index.digest(self.root.as_fd(), &path, &entry.meta),
-                None => lapstrake_cache::file_digest(self.root.as_fd(), &path, &entry.meta),
+                None => self.read(path, &entry.meta),
             }
         };
         let digest = lapstrake_cache::tree_digest(entries, Owners::Count, &content);
         digest.with_context(|| format!("hash {}", shown(start)))
+    }
+
+    fn read(&self, path: PathBuf, meta: &Meta) -> std::io::Result<[u8; 32]> {
+        let digest = lapstrake_cache::file_digest(self.root.as_fd(), &path, meta)?;
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(path, beginning(&digest));
+        Ok(digest)
+    }
+
+    /// The beginning of the digest of a file that was hashed before, as people see it.
+    pub(crate) fn beginning(&self, path: &Path, meta: &Meta) -> Option<String> {
+        if meta.kind != Kind::File {
+            return None;
+        }
+        if let Some(content) = self.known(path, meta) {
+            return Some(hex(beginning(&content.0)));
+        }
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.get(path).copied().map(hex)
     }
 
     /// The digest of a file of a local context, which is known since the copy's key was computed.
