@@ -60,7 +60,7 @@ impl Config {
         let mut config = Self::default();
         for path in std::iter::once(PathBuf::from(SYSTEM)).chain(user_file(env)) {
             match std::fs::read_to_string(&path) {
-                Ok(text) => config = Self::parse(&text, &path)?.over(config),
+                Ok(text) => config = Self::parse(&text, &path)?.over(&config),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error).context(format!("read {}", path.display())),
             }
@@ -78,16 +78,16 @@ impl Config {
     }
 
     /// This, and where this says nothing, `earlier`.
-    fn over(self, earlier: Self) -> Self {
+    fn over(self, earlier: &Self) -> Self {
         let Self { gc } = self;
         Self {
-            gc: gc.over(earlier.gc),
+            gc: gc.over(&earlier.gc),
         }
     }
 }
 
 impl Gc {
-    fn over(self, earlier: Self) -> Self {
+    fn over(self, earlier: &Self) -> Self {
         let Self {
             max_used,
             min_free,
@@ -182,7 +182,7 @@ mod tests {
     fn the_user_s_file_replaces_the_machine_s_key_by_key() {
         let machine = parsed("[gc]\nmax-used = 1\nmin-free = 2\n").unwrap();
         let user = parsed("[gc]\nmax-used = 3\n").unwrap();
-        let gc = user.over(machine).gc;
+        let gc = user.over(&machine).gc;
         assert_eq!((gc.max_used, gc.min_free), (Some(3), Some(2)));
     }
 

@@ -137,9 +137,8 @@ impl Survey<'_> {
             };
             match name.to_str().ok().and_then(kept) {
                 Some(kept) => {
-                    self.usage
-                        .items
-                        .push(item(kept, blocks(&stat), used(&Meta::from(&stat))))
+                    let entry = item(kept, blocks(&stat), used(&Meta::from(&stat)));
+                    self.usage.items.push(entry);
                 }
                 None => self.usage.other += blocks(&stat),
             }

@@ -12,12 +12,15 @@ use crate::engine::index;
 /// So many changed files are named.
 const NAMED: usize = 8;
 
+/// Whether an old step fits a new one.
+type Test = dyn Fn(&Step, &Step) -> bool;
+
 /// Finds for each new step the one of the last time that it is compared with: first those with the same definition,
 /// then with the same text, then those of the same kind, at the same place if possible. Each old step serves once.
 pub(super) fn pair(known: &[&Step], steps: &[Step]) -> Vec<Option<usize>> {
     let mut pairs = vec![None; steps.len()];
     let mut taken = vec![false; known.len()];
-    let tests: [&dyn Fn(&Step, &Step) -> bool; 4] = [
+    let tests: [&Test; 4] = [
         &|old, new| old.definition == new.definition && old.instruction() == new.instruction(),
         &|old, new| old.instruction() == new.instruction(),
         &|old, new| old.kind() == new.kind() && old.place == new.place,
