@@ -79,6 +79,7 @@ pub mod source;
 pub mod span;
 pub mod stage;
 pub mod suggest;
+mod text;
 
 pub use lower::{
     Answer, Checked, Outline, OutlineArg, OutlineMount, Target, check, lower, outline, targets,

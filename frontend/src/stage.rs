@@ -223,7 +223,38 @@ impl<'a> Stages<'a> {
             .map(|(name, context)| (name.as_str(), context))
     }
 
-    /// What `COPY --from` or `RUN --mount=from=` means.
+    /// What the `--from` of an instruction means.
+    pub(crate) fn resolve_in(
+        &self,
+        instruction: &Instruction,
+        from: &Spanned<String>,
+    ) -> Result<Named, Diagnostic> {
+        match instruction.kind {
+            Kind::Run(_) => self.resolve_mount(from),
+            _ => self.resolve(from),
+        }
+    }
+
+    /// What `RUN --mount=from=` means. Unlike `COPY`, it does not count stages: a number is an image's name. There is
+    /// hardly such an image, so that where a stage has the number it was probably meant.
+    pub fn resolve_mount(&self, from: &Spanned<String>) -> Result<Named, Diagnostic> {
+        let text = from.value.as_str();
+        if let Some(id) = self.find(text) {
+            return Ok(Named::Stage(id));
+        }
+        if text == SCRATCH {
+            return Ok(Named::Scratch);
+        }
+        let number = text.parse().is_ok_and(|at: usize| at < self.stages.len());
+        if number && self.context(text, &self.inputs.target_platform).is_none() {
+            let message = format!("a mount cannot take from stage {text} by its number");
+            return Err(Diagnostic::error(Code::StageReference, from.span, message)
+                .hint("name the stage with FROM … AS name, and write from=name"));
+        }
+        self.reference(text, from.span).map(Named::Image)
+    }
+
+    /// What `COPY --from` means.
     pub fn resolve(&self, from: &Spanned<String>) -> Result<Named, Diagnostic> {
         let text = from.value.as_str();
         if let Some(id) = self.find(text) {
@@ -319,7 +350,7 @@ impl<'a> Stages<'a> {
         let named = instruction_sources(instruction)?;
         let resolved = named
             .iter()
-            .map(|from| self.resolve(from))
+            .map(|from| self.resolve_in(instruction, from))
             .collect::<Result<Vec<_>, _>>()?;
         Ok(resolved
             .into_iter()

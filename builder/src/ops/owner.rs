@@ -7,12 +7,13 @@ use anyhow::{Context, Result};
 use lapstrake_runtime::{lookup_group, lookup_user};
 use rustix::fs::{self, Gid, Mode, OFlags, Uid};
 
-/// The owner that `--chown=TEXT` asks for. As BuildKit has it, a user that the image does not know is root, a group
-/// that it does not know is the user's, and a number alone is the group too.
+/// The owner that `--chown=TEXT` asks for, or for what `WORKDIR` makes `USER TEXT`. As BuildKit has it, a user that the
+/// image does not know is root, a group that it does not know is the user's, and a number alone is the group too.
 pub(super) fn of_chown(view: Option<&OwnedFd>, text: &str) -> (u32, u32) {
     let (user, group) = split(text);
     let (uid, primary) = match user.parse::<u32>() {
         Ok(uid) => (uid, uid),
+        Err(_) if matches!(user, "" | "root") => (0, 0),
         Err(_) => view.map_or((0, 0), |view| by_name(view, user)),
     };
     (
@@ -21,11 +22,6 @@ pub(super) fn of_chown(view: Option<&OwnedFd>, text: &str) -> (u32, u32) {
             .and_then(|group| group_id(view, group))
             .unwrap_or(primary),
     )
-}
-
-/// The owner of what is made for `USER text`: a number without an entry has group 0.
-pub(super) fn of_user(view: &OwnedFd, text: &str) -> (u32, u32) {
-    by_name(view, text)
 }
 
 fn split(text: &str) -> (&str, Option<&str>) {
@@ -39,6 +35,8 @@ fn by_name(view: &OwnedFd, user: &str) -> (u32, u32) {
 
 fn group_id(view: Option<&OwnedFd>, group: &str) -> Option<u32> {
     match (group.parse(), view) {
+        // `1000:`, mostly of a variable that is not set.
+        _ if group.is_empty() => Some(0),
         (Ok(gid), _) => Some(gid),
         (Err(_), Some(view)) => lookup_group(view.as_fd(), group).ok(),
         (Err(_), None) => None,

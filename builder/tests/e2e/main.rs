@@ -6,6 +6,7 @@ pub mod registry;
 pub mod support;
 
 mod check;
+mod copies;
 mod explain;
 mod outputs;
 mod platforms;

@@ -4,13 +4,14 @@
 //! [`Warning`] with its constructor; [`lint`] takes them in, and drops what `# check=` switches off.
 
 mod checks;
-mod rules;
+pub(crate) mod rules;
 
 use std::collections::BTreeSet;
 
 use crate::ast::Dockerfile;
 use crate::diag::{Code, Diagnostic, Severity};
 use crate::span::{LineIndex, Span};
+use crate::text::quote;
 
 use checks::Checks;
 
@@ -160,7 +161,8 @@ impl Warning {
     /// The first `WORKDIR` of a stage and of those it stands on, when it is relative. `path` is expanded.
     pub fn workdir_relative_path(span: Span, path: &str) -> Self {
         let message = format!(
-            "Relative workdir {path:?} can have unexpected results if the base image changes"
+            "Relative workdir {} can have unexpected results if the base image changes",
+            quote(path)
         );
         Self::new(Rule::WorkdirRelativePath, span, message)
     }
@@ -188,8 +190,10 @@ impl Warning {
 
     /// A source that `.dockerignore` leaves out. `command`: `Copy` or `Add`.
     pub fn copy_ignored_file(span: Span, command: &str, path: &str) -> Self {
-        let message =
-            format!("Attempting to {command} file {path:?} that is excluded by .dockerignore");
+        let message = format!(
+            "Attempting to {command} file {} that is excluded by .dockerignore",
+            quote(path)
+        );
         Self::new(Rule::CopyIgnoredFile, span, message)
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::ast::{ArgDefault, Dockerfile, From, Instruction, Kind, Pairs};
 use crate::lint::{Rule, Scope, Warning};
 use crate::span::Span;
+use crate::text::quote;
 
 /// The words that make a variable's name look like a secret's.
 const SECRET_WORDS: [&str; 10] = [
@@ -125,14 +126,14 @@ fn in_stage(instruction: &Instruction, warnings: &mut Vec<Warning>) {
     match &instruction.kind {
         Kind::Env(pairs) => {
             legacy(instruction, pairs, warnings);
-            for (key, _) in &pairs.pairs {
-                secret("ENV", &key.value, key.span, warnings);
+            for (key, _) in pairs.pairs.iter().filter(|(key, _)| is_plain(&key.value)) {
+                warnings.extend(secret("ENV", &key.value, key.span));
             }
         }
         Kind::Label(pairs) => legacy(instruction, pairs, warnings),
         Kind::Arg(args) => {
             for ArgDefault { name, .. } in args {
-                secret("ARG", &name.value, name.span, warnings);
+                warnings.extend(secret("ARG", &name.value, name.span));
             }
         }
         _ => {}
@@ -153,15 +154,23 @@ fn legacy(instruction: &Instruction, pairs: &Pairs, warnings: &mut Vec<Warning>)
     }
 }
 
-fn secret(instruction: &str, name: &str, span: Span, warnings: &mut Vec<Warning>) {
+/// False for names that are known only when they are expanded, which lowering does.
+pub(crate) fn is_plain(name: &str) -> bool {
+    !name.contains(['$', '\\', '`', '"', '\''])
+}
+
+/// A warning where the name of a variable looks like a secret's.
+pub(crate) fn secret(instruction: &str, name: &str, span: Span) -> Option<Warning> {
     let lower = name.to_ascii_lowercase();
     let has = |words: &[&str]| lower.split('_').any(|word| words.contains(&word));
-    if has(&SECRET_WORDS) && !has(&PUBLIC_WORDS) {
-        let message = format!(
-            "Do not use ARG or ENV instructions for sensitive data ({instruction} {name:?})"
-        );
-        warnings.push(Warning::new(Rule::SecretsUsedInArgOrEnv, span, message));
+    if !has(&SECRET_WORDS) || has(&PUBLIC_WORDS) {
+        return None;
     }
+    let message = format!(
+        "Do not use ARG or ENV instructions for sensitive data ({instruction} {})",
+        quote(name)
+    );
+    Some(Warning::new(Rule::SecretsUsedInArgOrEnv, span, message))
 }
 
 /// Of several `CMD`, `ENTRYPOINT` or `HEALTHCHECK` of a stage all but the last are in vain.

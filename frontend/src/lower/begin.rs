@@ -82,7 +82,8 @@ impl Lowering<'_> {
                 state.platform = self.detect(config);
             }
             if !origin.is_context() {
-                state.warn_of_platform(&stage.image, config);
+                let expected = state.platform.clone();
+                state.warn_of_platform(&stage.image, &expected, config);
             }
             state.config = ImageConfig {
                 created: None,
@@ -151,8 +152,14 @@ impl Lowering<'_> {
 }
 
 impl State {
-    fn warn_of_platform(&mut self, image: &str, config: &ImageConfig) {
-        let (expected, actual) = (self.platform.normalized(), config.platform().normalized());
+    /// Warns where an image is for another platform than the one that was asked for.
+    pub(super) fn warn_of_platform(
+        &mut self,
+        image: &str,
+        expected: &Platform,
+        config: &ImageConfig,
+    ) {
+        let (expected, actual) = (expected.normalized(), config.platform().normalized());
         let fits = expected.os == actual.os && expected.architecture == actual.architecture;
         if !fits && !config.is_empty() {
             let (expected, actual) = (expected.to_string(), actual.to_string());

@@ -2,14 +2,14 @@
 
 use serde_json::json;
 
-use super::text::{duration, list, quoted_list};
 use super::{Lowering, State, signal};
 use crate::ast::{Command, Healthcheck, Instruction, Pairs};
 use crate::diag::{Code, Diagnostic};
 use crate::image::HealthConfig;
-use crate::lint::Warning;
+use crate::lint::{Warning, rules};
 use crate::plan::{MakeDir, Op};
 use crate::span::Spanned;
+use crate::text::{duration, list, quoted_list};
 
 impl Lowering<'_> {
     /// All values are expanded with what was in scope before the line.
@@ -21,8 +21,12 @@ impl Lowering<'_> {
     }
 
     pub(super) fn env(&self, state: &mut State, pairs: &Pairs) -> Result<(), Diagnostic> {
-        let pairs = self.pairs(state, pairs)?;
-        for (name, value) in &pairs {
+        let raw = pairs;
+        let pairs = self.pairs(state, raw)?;
+        for ((key, _), (name, value)) in raw.pairs.iter().zip(&pairs) {
+            if !rules::is_plain(&key.value) {
+                state.warnings.extend(rules::secret("ENV", name, key.span));
+            }
             state.set_env(name, value);
         }
         state.record(format!("ENV{}", joined(&pairs)));
@@ -59,6 +63,7 @@ impl Lowering<'_> {
         }
         let name = self.step_name(state, &instruction.text);
         let user = state.config.config.user.clone();
+        self.check_owner(state, &user, None, instruction.span)?;
         let op = Op::MakeDir(MakeDir {
             base: state.fs,
             path: state.cwd.clone(),

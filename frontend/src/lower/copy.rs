@@ -1,7 +1,7 @@
 //! `COPY` and `ADD`.
 
 use super::redact::redact;
-use super::{Lowering, State, text};
+use super::{Lowering, State, Taker};
 use crate::ast::{self, Instruction, Source};
 use crate::chmod;
 use crate::diag::{Code, Diagnostic};
@@ -13,6 +13,7 @@ use crate::lint::Warning;
 use crate::paths;
 use crate::plan::{Chmod, Copy, CopySource, Git, Http, Op, OpId};
 use crate::span::{Span, Spanned};
+use crate::text;
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Lowering<'_> {
                     "cannot copy from stage {:?}, it needs to be defined before current stage {label:?}",
                     from.value
                 );
-                Some(self.source(state, from, &message, instruction.span)?)
+                Some(self.source(state, from, Taker::Copy(&message), instruction.span)?)
             }
             None => None,
         };
@@ -55,6 +56,12 @@ impl Lowering<'_> {
             .flag(state, copy.chown.as_ref())?
             .map(|chown| chown.value);
         let chmod = self.chmod(state, copy)?;
+        // BuildKit has no way to change modes in a layer of its own.
+        let link = copy.link && chmod.is_none();
+        if let (Some(owner), Some(flag)) = (&chown, &copy.chown) {
+            let blind = link.then_some("a layer made with --link does not see the image's users");
+            self.check_owner(state, owner, blind, flag.span)?;
+        }
         let checksum = self.flag(state, copy.checksum.as_ref())?;
         check_excludes(copy)?;
         let destination = self.expand(state, &copy.destination)?;
@@ -97,8 +104,7 @@ impl Lowering<'_> {
             sources,
             destination: paths::resolve(&state.cwd, &destination),
             chown,
-            // BuildKit has no way to change modes in a layer of its own.
-            link: copy.link && chmod.is_none(),
+            link,
             chmod: chmod.map(|(mode, _)| mode),
             parents: copy.parents,
             excludes: copy
@@ -122,6 +128,29 @@ impl Lowering<'_> {
         let Some(raw) = raw else { return Ok(None) };
         let value = self.expand(state, raw)?;
         Ok(Some(Spanned::new(value, raw.span)).filter(|flag| !flag.value.is_empty()))
+    }
+
+    /// Names of users and groups need an image that says which numbers they have. `blind` says why there is none.
+    pub(super) fn check_owner(
+        &self,
+        state: &State,
+        owner: &str,
+        blind: Option<&str>,
+        span: Span,
+    ) -> Result<(), Diagnostic> {
+        let empty = self.graph.is_scratch(state.fs);
+        let Some(why) = blind.or(empty.then_some("there is no image yet that has users")) else {
+            return Ok(());
+        };
+        let number = |part: &str| matches!(part, "" | "root") || part.parse::<i32>().is_ok();
+        match owner.splitn(2, ':').find(|part| !number(part)) {
+            None => Ok(()),
+            Some(name) => {
+                let message = format!("the owner {} has no number: {why}", text::quote(name));
+                Err(Diagnostic::error(Code::FlagValue, span, message)
+                    .hint("give numbers, such as 1000:1000"))
+            }
+        }
     }
 
     fn chmod(

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::text::list;
 use super::{Lowering, State};
 use crate::diag::{Code, Diagnostic};
 use crate::expand;
 use crate::lint::Warning;
 use crate::span::Spanned;
+use crate::text::list;
 
 /// All there are, of the three protocols; an instruction that names more repeats itself.
 const MAX_PORTS: usize = 3 * 65536;

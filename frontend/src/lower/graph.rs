@@ -42,6 +42,11 @@ impl Graph {
         id
     }
 
+    /// True for the empty file system.
+    pub(super) fn is_scratch(&self, id: OpId) -> bool {
+        matches!(self.nodes.get(index(id)), Some(node) if node.op == Op::Scratch)
+    }
+
     pub(super) fn scratch(&mut self) -> OpId {
         self.source(Op::Scratch, || "scratch".to_owned(), None, "")
     }

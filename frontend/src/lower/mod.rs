@@ -19,7 +19,6 @@ mod resolve;
 mod run;
 mod signal;
 mod state;
-mod text;
 
 use crate::ast::{Dockerfile, Instruction, Kind};
 use crate::diag::{Code, Diagnostic, MAX_ERRORS};
@@ -112,6 +111,13 @@ pub fn outline(
     } else {
         Err(lowering.errors)
     }
+}
+
+/// Who takes from what a `--from` names, and what it says where that comes too late.
+#[derive(Debug, Clone, Copy)]
+enum Taker<'a> {
+    Copy(&'a str),
+    Mount(&'a str),
 }
 
 /// A stage that is done.
@@ -294,12 +300,16 @@ impl<'a> Lowering<'a> {
     /// The file system that a `--from` names.
     fn source(
         &mut self,
-        state: &State,
+        state: &mut State,
         from: &Spanned<String>,
-        user: &str,
+        user: Taker<'_>,
         span: Span,
     ) -> Result<OpId, Diagnostic> {
-        match self.stages.resolve(from)? {
+        let (named, message) = match user {
+            Taker::Copy(message) => (self.stages.resolve(from)?, message),
+            Taker::Mount(message) => (self.stages.resolve_mount(from)?, message),
+        };
+        match named {
             Named::Scratch => Ok(self.graph.scratch()),
             Named::Image(reference) => {
                 let platform = &self.inputs.target_platform;
@@ -307,6 +317,9 @@ impl<'a> Lowering<'a> {
                 let config = origin
                     .image()
                     .and_then(|image| self.known.config(image, platform));
+                if let Some(config) = config.filter(|_| !origin.is_context()) {
+                    state.warn_of_platform(&from.value, platform, config);
+                }
                 Ok(origin.node(
                     &mut self.graph,
                     platform,
@@ -318,7 +331,7 @@ impl<'a> Lowering<'a> {
             Named::Stage(id) => match &self.built[id.0] {
                 Some(built) => Ok(built.fs),
                 None => Err(
-                    Diagnostic::error(Code::StageReference, from.span, user).hint(format!(
+                    Diagnostic::error(Code::StageReference, from.span, message).hint(format!(
                         "move the stage {} before this one",
                         self.stages.label(id)
                     )),

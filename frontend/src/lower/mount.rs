@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Lowering, State};
+use super::{Lowering, State, Taker};
 use crate::ast::{Instruction, Run};
 use crate::diag::{Code, Diagnostic};
 use crate::plan::{Mount, OpId};
@@ -52,7 +52,7 @@ impl Lowering<'_> {
 
     fn bind(
         &mut self,
-        state: &State,
+        state: &mut State,
         spec: &MountSpec,
         raw: Span,
         step: Span,
@@ -74,7 +74,7 @@ impl Lowering<'_> {
     /// Without an id the target as it is written is one, so that the same words name the same cache everywhere.
     fn cache(
         &mut self,
-        state: &State,
+        state: &mut State,
         spec: &MountSpec,
         raw: Span,
         step: Span,
@@ -108,7 +108,7 @@ impl Lowering<'_> {
 
     fn mount_source(
         &mut self,
-        state: &State,
+        state: &mut State,
         from: &str,
         spec: &MountSpec,
         raw: Span,
@@ -118,7 +118,8 @@ impl Lowering<'_> {
         let message = format!(
             "cannot mount from stage {from:?} to {target:?}, stage needs to be defined before current command"
         );
-        self.source(state, &Spanned::new(from.to_owned(), raw), &message, step)
+        let from = Spanned::new(from.to_owned(), raw);
+        self.source(state, &from, Taker::Mount(&message), step)
     }
 }
 

@@ -172,7 +172,7 @@ impl Known {
     fn want_sources(&mut self, stages: &Stages<'_>, instruction: &Instruction) {
         let platform = &stages.inputs.target_platform;
         for from in instruction_sources(instruction).unwrap_or_default() {
-            if let Ok(Named::Image(reference)) = stages.resolve(&from) {
+            if let Ok(Named::Image(reference)) = stages.resolve_in(instruction, &from) {
                 self.want(
                     stages,
                     Origin::of_image(stages, &reference, platform),

@@ -220,12 +220,20 @@ impl Canvas {
         Ok((open_directory(self.upper.as_fd(), parent)?, name))
     }
 
-    /// Whether the directory `path` of the upper hides nothing of the base: nothing was there before.
+    /// Whether the directory `path` of the upper hides nothing of the base, and no earlier source placed anything there.
     pub(crate) fn is_new(&self, path: &Path) -> Result<bool> {
-        match &self.base {
-            Some(base) => Ok(stat_below(base.as_fd(), path)?.is_none()),
-            None => Ok(true),
+        if let Some(base) = &self.base
+            && stat_below(base.as_fd(), path)?.is_some()
+        {
+            return Ok(false);
         }
+        let upper = open_directory(self.upper.as_fd(), path)?;
+        for entry in fs::Dir::read_from(&upper)? {
+            if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Lets `work` change the directory `path` as if the base were writable: through an overlay mount of both.

@@ -8,32 +8,53 @@ use anyhow::{Context, Result, anyhow};
 use lapstrake_cache::{Entry, Kind, Visit};
 use lapstrake_frontend::ignore::Ignore;
 
-use super::select::{Item, Pattern, contents, follow, has_wildcard};
+use super::select::{self, Item, Pattern, contents, follow, has_wildcard};
 use super::tree::Tree;
 use crate::paths::{clean, shown};
 
-/// Selects the matches of a pattern as one directory item: the pivot with only the matches and their parents below it.
+/// Selects the matches of a pattern as directory items: each pivot with only the matches and their parents below it. A
+/// pivot below which nothing matches is still there, and so makes the destination.
 pub(super) fn select(tree: &Tree, pattern: &Pattern) -> Result<Vec<Item>> {
     let (pivot, rest) = split_pivot(pattern.text);
-    let real = follow(tree, &clean(Path::new(pivot)))?;
-    let Some(entry) = tree.entry(&real)? else {
-        anyhow::bail!("{:?}: not found", shown(Path::new(pivot)));
+    let (pivot, rest) = (clean(Path::new(pivot)), clean(Path::new(rest)));
+    let pivots = if has_wildcard(&pivot) {
+        select::matches(tree, &pivot)?
+    } else {
+        vec![pivot.clone()]
     };
-    let rest = clean(Path::new(rest));
-    let mut taken = BTreeMap::new();
-    for path in matches(tree, &real, &rest)? {
-        take(tree, &real, &path, pattern, &mut taken)?;
+    let missing = if has_wildcard(&pivot) || has_wildcard(&rest) {
+        Missing::Nothing
+    } else {
+        Missing::Error
+    };
+    let mut items = Vec::new();
+    for pivot in pivots {
+        let real = follow(tree, &pivot)?;
+        let Some(entry) = tree.entry(&real)? else {
+            anyhow::bail!("{:?}: not found", shown(&pivot));
+        };
+        let mut taken = BTreeMap::new();
+        for path in matches(tree, &real, &rest, missing)? {
+            take(tree, &real, &path, pattern, &mut taken)?;
+        }
+        if entry.meta.kind == Kind::Dir {
+            items.push(Item {
+                real,
+                name: Default::default(),
+                entry,
+                below: taken.into_values().collect(),
+            });
+        }
     }
-    if taken.is_empty() && has_wildcard(&rest) {
-        return Ok(Vec::new());
-    }
-    let below = taken.into_values().collect();
-    Ok(vec![Item {
-        real,
-        name: Default::default(),
-        entry,
-        below,
-    }])
+    Ok(items)
+}
+
+/// What a path that is not there means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// It matches nothing, as any wildcard may.
+    Nothing,
+    Error,
 }
 
 /// Only what follows the first `/./` of a source is kept below the destination.
@@ -42,12 +63,14 @@ fn split_pivot(text: &str) -> (&str, &str) {
 }
 
 /// Matched paths, relative to the pivot.
-fn matches(tree: &Tree, pivot: &Path, rest: &Path) -> Result<Vec<PathBuf>> {
+fn matches(tree: &Tree, pivot: &Path, rest: &Path, missing: Missing) -> Result<Vec<PathBuf>> {
     if !has_wildcard(rest) {
         let path = pivot.join(rest);
-        tree.entry(&path)?
-            .with_context(|| format!("{:?}: not found", shown(&path)))?;
-        return Ok(vec![rest.to_path_buf()]);
+        let found = tree.entry(&path)?;
+        if found.is_none() && missing == Missing::Error {
+            anyhow::bail!("{:?}: not found", shown(&path));
+        }
+        return Ok(found.map(|_| rest.to_path_buf()).into_iter().collect());
     }
     let text = rest
         .to_str()

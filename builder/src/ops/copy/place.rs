@@ -48,10 +48,10 @@ pub(crate) struct Metadata {
 }
 
 impl Metadata {
-    /// For directories that are made on the way: an octal mode counts, a symbolic one does not.
+    /// For directories that are made on the way: an octal mode counts but for its special bits, a symbolic one does not.
     fn new_dir(&self) -> NewDir {
         let mode = match self.mode {
-            Some(ModeChange::Octal(mode)) => Some(mode),
+            Some(ModeChange::Octal(mode)) => Some(mode & 0o777),
             _ => None,
         };
         NewDir {

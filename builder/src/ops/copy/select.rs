@@ -1,6 +1,6 @@
 //! What a copy takes: patterns resolved against a source tree, and the digest of all that they select.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -140,26 +140,33 @@ fn both(one: Visit, other: Visit) -> Visit {
     }
 }
 
-/// The paths that match a wildcard pattern, sorted, component by component as filepath.Match does.
-fn matches(tree: &Tree, pattern: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = vec![PathBuf::new()];
-    for part in pattern.iter() {
+/// The paths that match a wildcard pattern, sorted, component by component as filepath.Match does. What stands before the
+/// first wildcard must be there, and its links are followed; those that the wildcards meet are not.
+pub(super) fn matches(tree: &Tree, pattern: &Path) -> Result<Vec<PathBuf>> {
+    let literal = |part: &&OsStr| !has_wildcard(Path::new(part));
+    let base: PathBuf = pattern.iter().take_while(literal).collect();
+    let real = follow(tree, &base)?;
+    if tree.entry(&real)?.is_none() {
+        bail!("{:?}: not found", shown(&base));
+    }
+    let mut found = vec![real];
+    for part in pattern.iter().skip_while(literal) {
         let Some(text) = part.to_str() else {
             bail!("the pattern {} is not UTF-8", pattern.display())
         };
+        let glob = has_wildcard(Path::new(part)).then(|| Glob::new(text));
+        let glob = glob
+            .transpose()
+            .map_err(|_| anyhow!("the pattern {} is malformed", pattern.display()))?;
         let mut next = Vec::new();
-        if has_wildcard(Path::new(part)) {
-            let glob = Glob::new(text)
-                .map_err(|_| anyhow!("the pattern {} is malformed", pattern.display()))?;
-            for dir in &found {
-                next.extend(children(tree, dir, &glob)?);
+        for dir in found {
+            let is_dir = |entry: Entry| entry.meta.kind == Kind::Dir;
+            if !tree.entry(&dir)?.is_some_and(is_dir) {
+                continue;
             }
-        } else {
-            for dir in &found {
-                let path = dir.join(part);
-                if tree.entry(&follow_parent(tree, &path)?)?.is_some() {
-                    next.push(path);
-                }
+            match &glob {
+                Some(glob) => next.extend(children(tree, &dir, glob)?),
+                None => next.extend(tree.entry(&dir.join(part))?.map(|_| dir.join(part))),
             }
         }
         found = next;
@@ -167,22 +174,8 @@ fn matches(tree: &Tree, pattern: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn follow_parent(tree: &Tree, path: &Path) -> Result<PathBuf> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Ok(path.to_path_buf());
-    };
-    Ok(follow(tree, parent)?.join(name))
-}
-
 fn children(tree: &Tree, dir: &Path, glob: &Glob) -> Result<Vec<PathBuf>> {
-    let real = follow(tree, dir)?;
-    if tree
-        .entry(&real)?
-        .is_none_or(|entry| entry.meta.kind != Kind::Dir)
-    {
-        return Ok(Vec::new());
-    }
-    let mut names = tree.names(&real)?;
+    let mut names = tree.names(dir)?;
     names.retain(|name| name.to_str().is_some_and(|name| glob.is_match(name)));
     Ok(names.into_iter().map(|name| dir.join(name)).collect())
 }

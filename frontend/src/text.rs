@@ -1,18 +1,18 @@
-//! How Go prints values: histories of images hold them in these forms.
+//! How Go prints values: histories of images and warnings hold them in these forms.
 
 /// `[a b]`.
-pub(super) fn list<S: AsRef<str>>(items: &[S]) -> String {
+pub(crate) fn list<S: AsRef<str>>(items: &[S]) -> String {
     let items: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
     format!("[{}]", items.join(" "))
 }
 
 /// `["a" "b"]`.
-pub(super) fn quoted_list(items: &[String]) -> String {
+pub(crate) fn quoted_list(items: &[String]) -> String {
     list(&items.iter().map(|item| quote(item)).collect::<Vec<_>>())
 }
 
 /// `"a"`, with what cannot be seen as an escape sequence.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut out = String::from('"');
     for c in text.chars() {
         match c {
@@ -28,7 +28,7 @@ pub(super) fn quote(text: &str) -> String {
             c if (c as u32) < 0x20 || c == '\u{7f}' => {
                 out += &format!("\\x{:02x}", c as u32);
             }
-            c if c.is_control() || (c.is_whitespace() && c != ' ') => match c as u32 {
+            c if !is_printable(c) => match c as u32 {
                 code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
                 code => out.push_str(&format!("\\U{code:08x}")),
             },
@@ -39,8 +39,20 @@ pub(super) fn quote(text: &str) -> String {
     out
 }
 
+/// False for what cannot be seen: control and format characters, blanks other than the space, unassigned code points.
+fn is_printable(c: char) -> bool {
+    if c.is_ascii() {
+        return true;
+    }
+    // Rust's own escapes go by the same categories; after another character combining marks count as printable.
+    let mut pair = [b'a', 0, 0, 0, 0];
+    let length = c.encode_utf8(&mut pair[1..]).len();
+    let pair = std::str::from_utf8(&pair[..=length]).unwrap_or_default();
+    pair.escape_debug().count() == 2
+}
+
 /// `1h0m30.5s` of nanoseconds.
-pub(super) fn duration(nanoseconds: u64) -> String {
+pub(crate) fn duration(nanoseconds: u64) -> String {
     let (unit, name) = match nanoseconds {
         0 => return "0s".to_owned(),
         1..1_000 => (1, "ns"),
@@ -95,10 +107,10 @@ mod tests {
 
     #[test]
     fn quotes_look_like_go() {
-        let text = "a \"b\"\\\n\t\u{1}é\u{a0}\u{85}";
+        let text = "a \"b\"\\\n\t\0\u{1}é\u{301}\u{a0}\u{85}\u{feff}\u{10ffff}";
         assert_eq!(
             quoted_list(&["x".into(), text.into()]),
-            "[\"x\" \"a \\\"b\\\"\\\\\\n\\t\\x01é\\u00a0\\u0085\"]"
+            "[\"x\" \"a \\\"b\\\"\\\\\\n\\t\\x00\\x01é\u{301}\\u00a0\\u0085\\ufeff\\U0010ffff\"]"
         );
         assert_eq!(list::<&str>(&[]), "[]");
     }
