@@ -20,14 +20,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, fstatfs};
 use serde::{Deserialize, Serialize};
 
+use crate::devices::{self, Rule};
 use crate::hierarchy::{
     CONTROLLERS, PREFIX, choose_parent, delegate, enable_along, has_controller, inherit_cpuset,
     make, open, own_controllers, own_group, parent_path, read, relative, remove, remove_build,
     sweep, write,
 };
 use crate::limits::{Version, set, settings};
+use crate::mount;
 use crate::spec::Limits;
-use crate::{devices, mount};
 
 /// What `fstatfs` says of a version 2 hierarchy.
 const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
@@ -37,6 +38,8 @@ const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
 pub(crate) struct Wanted {
     /// With the device policy.
     pub(crate) confined: bool,
+    /// What that policy lets it use beside the harmless ones.
+    pub(crate) devices: Vec<Rule>,
     /// Bounds.
     pub(crate) limits: Limits,
 }
@@ -121,8 +124,13 @@ impl Unified {
         if parent != self.parent && !self.others.contains(&parent) {
             self.others.push(parent.clone());
         }
-        let (group, devices) = prepare(self.root.as_fd(), &parent, build, wanted.confined)?;
+        let common = wanted.confined && wanted.devices.is_empty();
+        let (group, mut devices) = prepare(self.root.as_fd(), &parent, build, common)?;
         let leaf = make(group.as_fd(), name)?;
+        if wanted.confined && !common {
+            // All policies on the way to the root must agree, so this one stands alone.
+            devices = devices::restrict(leaf.as_fd(), &wanted.devices).is_ok();
+        }
         Ok(((group, leaf), devices))
     }
 
@@ -155,7 +163,7 @@ fn prepare(
     delegate(make(root, &format!("{parent}/{build}"))?.as_fd());
     let path = format!("{parent}/{build}/{kind}");
     let group = make(root, &path)?;
-    if confined && devices::restrict(group.as_fd()).is_err() {
+    if confined && devices::restrict(group.as_fd(), &[]).is_err() {
         remove(root, relative(&path))?;
         let group = make(root, &free)?;
         delegate(group.as_fd());
@@ -237,6 +245,10 @@ impl Groups {
                 Err(_) => {}
             }
         }
+        if wanted.confined && !leaf.devices {
+            // Whatever the reason: devices are bounded by other means then, see [`crate::init`].
+            let _ = self.bound_devices(&mut leaf, &wanted.devices);
+        }
         match self.apply(&mut leaf, &wanted.limits) {
             Ok(()) => Ok(leaf),
             Err(error) => {
@@ -244,6 +256,24 @@ impl Groups {
                 Err(error)
             }
         }
+    }
+
+    /// Where version 2 cannot: by a group of version 1.
+    fn bound_devices(&mut self, leaf: &mut Leaf, more: &[Rule]) -> io::Result<()> {
+        let group = self.legacy("devices", &leaf.name)?;
+        match devices::restrict_legacy(group.as_fd(), more) {
+            Ok(()) => leaf.legacy.push(("devices", group)),
+            Err(error) => {
+                let parent = self
+                    .legacy
+                    .get("devices")
+                    .map(|legacy| legacy.parent.as_fd());
+                parent.map_or(Ok(()), |parent| remove(parent, &leaf.name))?;
+                return Err(error);
+            }
+        }
+        leaf.devices = true;
+        Ok(())
     }
 
     fn apply(&mut self, leaf: &mut Leaf, limits: &Limits) -> io::Result<()> {

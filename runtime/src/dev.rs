@@ -1,13 +1,16 @@
 //! A minimal `/dev`, on a file system of its own: the image's is never used.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, fstat, makedev, mkdirat, mknodat, openat, symlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, chmodat, chownat, fstat, makedev, mkdirat, mknodat,
+    openat, symlinkat, unlinkat,
 };
+use rustix::process::{Gid, Uid};
 
 use crate::mount::{self, NODEV, NOEXEC, NOSUID};
+use crate::spec::{Device, DeviceKind};
 
 /// Name, major and minor number of what every Linux program may expect.
 const NODES: [(&str, u32, u32); 6] = [
@@ -100,6 +103,52 @@ fn bind_node(dev: BorrowedFd<'_>, name: &str, number: u64) -> io::Result<()> {
         mount::clone_fd(node.as_fd())?.as_fd(),
         mount::open_plain(dev, name)?.as_fd(),
     )
+}
+
+fn file_type(kind: DeviceKind) -> FileType {
+    match kind {
+        DeviceKind::Character => FileType::CharacterDevice,
+        DeviceKind::Block => FileType::BlockDevice,
+    }
+}
+
+/// Makes the node `name` of a device in a directory of the new `/dev`, in place of what is there.
+pub(crate) fn add_device(dir: BorrowedFd<'_>, name: &str, device: &Device) -> io::Result<()> {
+    match unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mode = match device.mode {
+        Some(mode) => mode,
+        None => rustix::fs::stat(&device.source)?.st_mode & 0o7777,
+    };
+    let mode = Mode::from_raw_mode(mode);
+    let number = makedev(device.major, device.minor);
+    mknodat(dir, name, file_type(device.kind), mode, number)?;
+    let (uid, gid) = (device.uid.unwrap_or(0), device.gid.unwrap_or(0));
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    chownat(
+        dir,
+        name,
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
+        flags,
+    )?;
+    Ok(chmodat(dir, name, mode, AtFlags::empty())?)
+}
+
+/// The host's node as a detached mount, if it really is that device.
+pub(crate) fn host_device(device: &Device) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let node = openat(CWD, &device.source, flags, Mode::empty())?;
+    let stat = fstat(&node)?;
+    let same = FileType::from_raw_mode(stat.st_mode) == file_type(device.kind)
+        && stat.st_rdev == makedev(device.major, device.minor);
+    if !same {
+        let text = format!("{} is another device", device.source.display());
+        return Err(io::Error::other(text));
+    }
+    mount::clone_fd(node.as_fd())
 }
 
 /// Adds every device of the host that `/dev` does not have yet, for commands that are not confined.

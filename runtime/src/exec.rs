@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::sys;
@@ -12,7 +13,8 @@ use crate::sys;
 /// As many open files as Docker gives a command, if this process may have as many.
 const OPEN_FILES: u64 = 1 << 20;
 
-/// Sets resource limits: name, soft, hard; negative for none.
+/// Sets resource limits: name, soft, hard; negative for none. Who may not raise a limit gets as much as there is: builds
+/// must not fail for a limit that was written for another machine.
 pub(crate) fn ulimits(limits: &[(String, i64, i64)]) -> io::Result<()> {
     if !limits.iter().any(|(name, ..)| name == "nofile") {
         let most = getrlimit(Resource::Nofile)
@@ -34,11 +36,27 @@ pub(crate) fn ulimits(limits: &[(String, i64, i64)]) -> io::Result<()> {
             current: bound(*soft),
             maximum: bound(*hard),
         };
-        setrlimit(resource(name).ok_or_else(unknown)?, limit).map_err(|error| {
+        let resource = resource(name).ok_or_else(unknown)?;
+        match setrlimit(resource, limit.clone()) {
+            Err(Errno::PERM) => setrlimit(resource, capped(limit, getrlimit(resource).maximum)),
+            other => other,
+        }
+        .map_err(|error| {
             io::Error::new(io::Error::from(error).kind(), format!("{name}: {error}"))
         })?;
     }
     Ok(())
+}
+
+fn capped(limit: Rlimit, most: Option<u64>) -> Rlimit {
+    let most = most.unwrap_or(u64::MAX);
+    let cap = |value: Option<u64>| {
+        Some(value.unwrap_or(u64::MAX).min(most)).filter(|value| *value < u64::MAX)
+    };
+    Rlimit {
+        current: cap(limit.current),
+        maximum: cap(limit.maximum),
+    }
 }
 
 fn resource(name: &str) -> Option<Resource> {

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::mount::{self, NODEV, NOEXEC, NOSUID, PLAIN, RDONLY};
 use crate::overlay::{self, Overlay};
 use crate::plan::{STDERR, STDOUT, Slot, Step};
+use crate::spec::Device;
 use crate::target::{self, Shape, Stub, Targets};
 use crate::user::{self, User};
 use crate::{caps, dev, exec, network, protect, seccomp, sys, wire};
@@ -77,6 +78,7 @@ fn run(socket: &OwnedFd, devices_bounded: bool) -> i32 {
         user: None,
         stubs: Vec::new(),
         devices_bounded,
+        user_namespace: false,
     };
     for step in steps {
         let name = step.describe();
@@ -106,6 +108,8 @@ struct State {
     user: Option<User>,
     stubs: Vec<Stub>,
     devices_bounded: bool,
+    /// Device nodes cannot be made.
+    user_namespace: bool,
 }
 
 fn missing(what: &str) -> io::Error {
@@ -176,6 +180,7 @@ impl State {
                 shm,
             } => {
                 let target = target::lasting_directory(self.root()?, "dev")?;
+                self.user_namespace = bind_nodes;
                 dev::mount(
                     target.as_fd(),
                     bind_nodes || !self.devices_bounded,
@@ -185,6 +190,7 @@ impl State {
             }
             Step::Sys { writable } => self.mount_sys(writable),
             Step::HostDevices => dev::add_host_devices(self.root()?),
+            Step::Device(device) => self.add_device(&device),
             Step::File {
                 target,
                 content,
@@ -217,9 +223,10 @@ impl State {
             }
             Step::Pivot => self.pivot(),
             Step::Ulimits(limits) => exec::ulimits(&limits),
-            Step::User { user, groups } => self.find_user(&user, groups),
+            Step::User { user, groups, more } => self.find_user(&user, groups, more),
             Step::Cwd(path) => self.change_directory(&path),
             Step::Seccomp => seccomp::install(),
+            Step::NoNewPrivileges => Ok(rustix::thread::set_no_new_privs(true)?),
             Step::Privileges { capabilities } => {
                 let user = self.user.as_ref().ok_or_else(|| missing("user"))?;
                 caps::drop_to(user, capabilities)
@@ -354,8 +361,22 @@ impl State {
         Ok(rustix::process::chdir("/")?)
     }
 
-    fn find_user(&mut self, name: &str, groups: bool) -> io::Result<()> {
+    /// As a node in our own `/dev` where nodes can be made and opened; otherwise the host's is mounted.
+    fn add_device(&mut self, device: &Device) -> io::Result<()> {
+        if self.devices_bounded && !self.user_namespace && device.target.starts_with("/dev/") {
+            let (parent, name) = target::split(&device.target);
+            let root = self.root.as_ref().ok_or_else(|| missing("root"))?;
+            Targets::new(root.as_fd(), &mut self.stubs).open(parent, Shape::Directory)?;
+            let parent = mount::open_dir_below(root.as_fd(), parent)?;
+            return dev::add_device(parent.as_fd(), name, device);
+        }
+        let tree = dev::host_device(device)?;
+        self.attach(tree.as_fd(), &device.target)
+    }
+
+    fn find_user(&mut self, name: &str, groups: bool, more: Vec<u32>) -> io::Result<()> {
         let mut user = user::lookup(self.root()?, name)?;
+        user.groups.extend(more);
         if !groups {
             user.groups.clear();
         }

@@ -67,8 +67,8 @@ pub use enter::{Identity, child_main, enter};
 pub use network::{RESOLVER, prepare_network};
 pub use spawn::{Cancel, run};
 pub use spec::{
-    Access, Exit, Limits, Mount, MountKind, Network, Process, Root, RunSpec, Security, Stream,
-    Ulimit,
+    Access, Device, DeviceKind, Exit, Limits, Mount, MountKind, Network, Process, Root, RunSpec,
+    Security, Stream, Ulimit,
 };
 pub use user::{User, lookup as lookup_user, lookup_group};
 

@@ -63,8 +63,13 @@ pub(crate) fn settings(controller: &str, limits: &Limits, version: Version) -> V
 }
 
 fn memory(limits: &Limits, version: Version) -> Vec<Setting> {
+    // One process killed leaves a step that hangs or succeeds by chance, whose bound it was that was hit.
+    let together = implied("memory.oom.group", &1);
     let Some(bytes) = limits.memory else {
-        return Vec::new();
+        return match version {
+            Version::One => Vec::new(),
+            Version::Two => vec![together],
+        };
     };
     // Docker's default: as much swap as memory.
     let total = limits
@@ -83,11 +88,10 @@ fn memory(limits: &Limits, version: Version) -> Vec<Setting> {
             let swap = total.map_or("max".into(), |total| {
                 total.saturating_sub(bytes).to_string()
             });
-            // One process killed leaves a step that hangs or succeeds by chance.
             vec![
                 asked("memory.max", &bytes),
                 implied("memory.swap.max", &swap),
-                implied("memory.oom.group", &1),
+                together,
             ]
         }
     }

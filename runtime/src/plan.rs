@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::spec::{Access, Limits, MountKind, Network, RunSpec, Security};
+use crate::spec::{Access, Device, Limits, MountKind, Network, RunSpec, Security};
 
 /// Index of a descriptor that travels with the steps.
 pub(crate) type Slot = usize;
@@ -90,6 +90,8 @@ pub(crate) enum Step {
     Sys { writable: bool },
     /// All devices of the host, in `/dev`.
     HostDevices,
+    /// One device of the host.
+    Device(Device),
     /// A file in memory, read-only.
     File {
         target: String,
@@ -130,11 +132,17 @@ pub(crate) enum Step {
     /// Resource limits: name of the resource, soft, hard.
     Ulimits(Vec<(String, i64, i64)>),
     /// Who runs the command.
-    User { user: String, groups: bool },
+    User {
+        user: String,
+        groups: bool,
+        more: Vec<u32>,
+    },
     /// Where it runs.
     Cwd(String),
     /// The filter of system calls.
     Seccomp,
+    /// No program gives rights to who executes it.
+    NoNewPrivileges,
     /// Drops to the user and to this set of capabilities; `None` keeps all.
     Privileges { capabilities: Option<u64> },
     /// Becomes the command.
@@ -159,6 +167,7 @@ impl Step {
             Step::Dev { .. } => "mount /dev".into(),
             Step::Sys { .. } => "mount /sys".into(),
             Step::HostDevices => "add the devices of the host".into(),
+            Step::Device(device) => format!("add the device {}", device.target),
             Step::File { target, .. } | Step::Bind { target, .. } | Step::View { target, .. } => {
                 format!("mount {target}")
             }
@@ -169,6 +178,7 @@ impl Step {
             Step::User { user, .. } => format!("resolve user {user:?}"),
             Step::Cwd(path) => format!("change to working directory {path:?}"),
             Step::Seccomp => "load the filter of system calls".into(),
+            Step::NoNewPrivileges => "refuse new privileges".into(),
             Step::Privileges { .. } => "drop privileges".into(),
             Step::Exec { .. } => "run the command".into(),
         }
@@ -257,6 +267,8 @@ impl Plan {
         if insecure {
             self.steps.push(Step::HostDevices);
         }
+        let devices = spec.devices.iter().cloned();
+        self.steps.extend(devices.map(Step::Device));
         for (target, text) in [
             ("/etc/resolv.conf", &spec.resolv_conf),
             ("/etc/hosts", &spec.hosts),
@@ -360,6 +372,7 @@ impl Plan {
         self.steps.push(Step::User {
             user: spec.process.user.clone(),
             groups: !host.single_id,
+            more: spec.process.additional_groups.clone(),
         });
         self.steps.push(Step::Cwd(spec.process.cwd.clone()));
         if sandbox {
@@ -369,6 +382,9 @@ impl Plan {
         self.steps.push(Step::Privileges {
             capabilities: sandbox.then_some(crate::caps::DEFAULT),
         });
+        if spec.no_new_privileges {
+            self.steps.push(Step::NoNewPrivileges);
+        }
         self.steps.push(Step::Exec {
             argv: spec.process.argv.clone(),
             env: spec.process.env.clone(),
@@ -397,12 +413,16 @@ fn check(spec: &RunSpec) -> Result<(), Error> {
     for word in words
         .chain([&spec.process.cwd, &spec.process.user])
         .chain(spec.mounts.iter().map(|m| &m.target))
+        .chain(spec.devices.iter().map(|d| &d.target))
     {
         if word.contains('\0') {
             return Err(Error::Invalid(format!(
                 "pass {word:?} to a command: it contains a zero byte"
             )));
         }
+    }
+    for device in &spec.devices {
+        check_target(&device.target, &clean(&device.target))?;
     }
     if let Some((name, _)) = spec
         .process

@@ -5,7 +5,13 @@
 //! ranges has a quarter of that and loads several times faster. It is compiled once, in the keeper.
 //!
 //! Beyond Docker's: the x32 numbers of x86 do not exist. As with Docker, 32-bit programs may use `socketcall`, whose
-//! arguments a filter cannot see.
+//! arguments a filter cannot see. A filter sees 64 bits of an argument; these look at the lower 32, as do the kernel's own
+//! functions behind `clone`, `personality` and `socket`, so that nothing can be hidden above them.
+//!
+//! Why not the crate `seccompiler`: its filters are for one architecture each, and end the process on any other, so that
+//! the 32-bit programs of a 64-bit image would die; it has one answer for all calls that are not listed, where this needs
+//! two (EPERM for what is refused, ENOSYS for what is new); and it loads a filter only after setting `no_new_privs`,
+//! which would break `sudo` and `su`. Why not `libseccomp`: it is a C library that must be there to build and to run.
 
 use std::io;
 use std::sync::OnceLock;

@@ -119,6 +119,7 @@ impl Running {
             namespaces: namespaces(plan.new_network),
             group: Some(Wanted {
                 confined: spec.security == Security::Sandbox,
+                devices: spec.devices.iter().map(Into::into).collect(),
                 limits: spec.limits.clone(),
             }),
         };

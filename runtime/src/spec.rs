@@ -23,8 +23,15 @@ pub struct RunSpec {
     pub hosts: String,
     /// Content of `/etc/resolv.conf`.
     pub resolv_conf: String,
+    /// Devices of the host that the command may use, beside the harmless ones.
+    #[serde(default)]
+    pub devices: Vec<Device>,
     /// How much the command is confined.
     pub security: Security,
+    /// Whether programs with set-user-ID bits or file capabilities give nothing to who executes them (`no_new_privs`).
+    /// `sudo` does not work then.
+    #[serde(default)]
+    pub no_new_privileges: bool,
     /// Bounds on resources.
     pub limits: Limits,
 }
@@ -53,6 +60,41 @@ pub struct Process {
     pub user: String,
     /// Name of the host.
     pub hostname: String,
+    /// Groups beside those of the user.
+    #[serde(default)]
+    pub additional_groups: Vec<u32>,
+}
+
+/// One device of the host, given to a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Where, inside the root.
+    pub target: String,
+    /// The node of the host.
+    pub source: PathBuf,
+    /// Which of the two kinds.
+    pub kind: DeviceKind,
+    /// The number of its driver.
+    pub major: u32,
+    /// Which of the driver's.
+    pub minor: u32,
+    /// Letters of `rwm`: reading, writing, making nodes.
+    pub access: String,
+    /// Permissions; those of the host's node if none.
+    pub mode: Option<u32>,
+    /// Owner; root if none.
+    pub uid: Option<u32>,
+    /// Group; root's if none.
+    pub gid: Option<u32>,
+}
+
+/// The two kinds of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// A stream of bytes.
+    Character,
+    /// A disk.
+    Block,
 }
 
 /// One mount below the root.

@@ -153,7 +153,7 @@ fn set_times(directory: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
 }
 
 /// Parent and name of a path; the parent of a single name is `/`.
-fn split(path: &str) -> (&str, &str) {
+pub(crate) fn split(path: &str) -> (&str, &str) {
     let path = path.trim_end_matches('/');
     path.rsplit_once('/').unwrap_or(("", path))
 }

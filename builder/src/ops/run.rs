@@ -60,6 +60,8 @@ pub(super) fn run(ops: &Ops, task: &Task, run: &Run, base: &Chain, job: &RunJob)
         network,
         hosts: ops.settings.hosts_file(&run.hostname),
         resolv_conf,
+        devices: Vec::new(),
+        no_new_privileges: false,
         security: match run.security {
             plan::Security::Sandbox => Security::Sandbox,
             plan::Security::Insecure => Security::Insecure,
@@ -88,6 +90,7 @@ fn process(run: &Run) -> Process {
         cwd: run.cwd.clone(),
         user: run.user.clone(),
         hostname: run.hostname.clone(),
+        additional_groups: Vec::new(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lapstrake_runtime::{Exit, Security, Ulimit};
+use lapstrake_runtime::{Device, DeviceKind, Exit, Security, Ulimit};
 
 use crate::support::{Needs, Space, bind, outcome, refused, sh};
 use crate::{Test, leaks};
@@ -35,6 +35,22 @@ pub(crate) const TESTS: &[Test] = &[
         "devices_cannot_be_opened",
         Needs::Root,
         devices_cannot_be_opened,
+    ),
+    (
+        "devices_that_are_given",
+        Needs::Root,
+        devices_that_are_given,
+    ),
+    (
+        "a_device_by_another_name",
+        Needs::Nothing,
+        a_device_by_another_name,
+    ),
+    ("no_new_privileges", Needs::Ids, no_new_privileges),
+    (
+        "nothing_of_the_host_shows",
+        Needs::Nothing,
+        nothing_of_the_host_shows,
     ),
     (
         "limits_of_the_process",
@@ -235,6 +251,97 @@ fn devices_cannot_be_opened(space: &Space) {
     assert!(output.ends_with("null works"), "{output}");
 }
 
+fn device(target: &str, source: &str, access: &str) -> Device {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let node = std::fs::metadata(source).unwrap();
+    Device {
+        target: target.into(),
+        source: source.into(),
+        kind: if node.file_type().is_block_device() {
+            DeviceKind::Block
+        } else {
+            DeviceKind::Character
+        },
+        major: (node.rdev() >> 8) as u32 & 0xfff,
+        minor: (node.rdev() & 0xff) as u32,
+        access: access.into(),
+        mode: Some(0o640),
+        uid: Some(7),
+        gid: Some(8),
+    }
+}
+
+fn devices_that_are_given(space: &Space) {
+    let known = ["/dev/fuse", "/dev/loop-control", "/dev/net/tun"];
+    let source = known
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
+        .unwrap();
+    let opens = |mode: &str| format!("(exec 9{mode}/dev/sub/it) 2>&1 | grep -c 'not permitted'");
+    let script = format!(
+        "stat -c '%a %u:%g' /dev/sub/it; {}; {}; mknod /z b 254 77; head -c 1 /z 2>&1 | grep -c 'not permitted'",
+        opens("<"),
+        opens("<>")
+    );
+    for (access, expected) in [("rwm", "640 7:8\n0\n0\n1"), ("r", "640 7:8\n0\n1\n1")] {
+        let mut spec = space.sh(&script);
+        spec.devices = vec![device("/dev/sub/it", source, access)];
+        assert_eq!(outcome(&spec).ok(), expected, "{source} {access}");
+        assert_eq!(
+            std::fs::read_dir(&spec.root.upper)
+                .unwrap()
+                .filter(|e| e.as_ref().unwrap().file_name() == "dev")
+                .count(),
+            1
+        );
+        assert_eq!(
+            std::fs::read_dir(spec.root.upper.join("dev"))
+                .unwrap()
+                .count(),
+            0
+        );
+    }
+}
+
+fn a_device_by_another_name(space: &Space) {
+    for target in ["/dev/mine", "/opt/mine"] {
+        let mut spec = space.sh(&format!("head -c 2 {target} | od -An -tx1"));
+        spec.devices = vec![device(target, "/dev/zero", "rw")];
+        assert_eq!(outcome(&spec).ok(), " 00 00", "{target}");
+        assert!(!spec.root.upper.join("opt").exists());
+        spec.devices[0].minor = 8;
+        if target.starts_with("/opt") {
+            assert!(refused(&spec).contains("/dev/zero is another device"));
+        }
+    }
+}
+
+fn no_new_privileges(space: &Space) {
+    let mut spec = space.sh("grep NoNewPrivs /proc/self/status | tr '\\t' ' '; id -u");
+    spec.no_new_privileges = true;
+    spec.process.user = "ann".into();
+    assert_eq!(outcome(&spec).ok(), "NoNewPrivs: 1\n1000");
+}
+
+fn nothing_of_the_host_shows(space: &Space) {
+    // No name of a directory of the host, and nothing of it below a mount point.
+    let mounts = sh(space, "cat /proc/self/mountinfo");
+    let host = space.base();
+    assert!(!mounts.contains(&host.display().to_string()), "{mounts}");
+    let points =
+        "/ /dev /dev/mqueue /dev/pts /dev/shm /etc/hosts /etc/resolv.conf /proc /proc/ /sys /sys/";
+    for line in mounts.lines() {
+        let point = line.split_whitespace().nth(4).unwrap();
+        let known = points.split(' ').any(|known| {
+            point == known || known.ends_with('/') && known != "/" && point.starts_with(known)
+        });
+        let node = ["null", "zero", "full", "random", "urandom", "tty"]
+            .iter()
+            .any(|node| point == format!("/dev/{node}"));
+        assert!(known || node, "{line}");
+    }
+}
+
 fn limits_of_the_process(space: &Space) {
     let mut spec = space.sh("ulimit -n; ulimit -Hn; ulimit -c");
     let limit = |name: &str, soft, hard| Ulimit {
@@ -250,6 +357,10 @@ fn limits_of_the_process(space: &Space) {
         "set resource limits: no limit is called \"files\""
     );
     assert!(sh(space, "ulimit -n").parse::<u64>().unwrap() <= 1 << 20);
+    // More than this process may give is as much as it may.
+    let mut spec = space.sh("ulimit -Hn");
+    spec.limits.ulimits = vec![limit("nofile", 1 << 40, 1 << 40)];
+    assert!(outcome(&spec).ok().parse::<u64>().unwrap() <= 1 << 30);
 }
 
 fn memory_is_bounded(space: &Space) {

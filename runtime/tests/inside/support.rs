@@ -123,12 +123,15 @@ impl Space {
                 cwd: "/".into(),
                 user: String::new(),
                 hostname: "buildhost".into(),
+                additional_groups: Vec::new(),
             },
             mounts: Vec::new(),
             network: Network::None,
             hosts: "127.0.0.1 localhost\n".into(),
             resolv_conf: "nameserver 192.0.2.1\n".into(),
+            devices: Vec::new(),
             security: Security::Sandbox,
+            no_new_privileges: false,
             limits: Limits::default(),
         }
     }
