@@ -13,11 +13,12 @@ use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
 use lapstrake_frontend::image::Platform;
 use lapstrake_frontend::lint::{Scope, Warning, lint};
-use lapstrake_frontend::plan::{Inputs, Node, Op, OpId, Plan};
+use lapstrake_frontend::plan::{Entitlement, Inputs, Node, Op, OpId, Plan};
 use lapstrake_frontend::span::Span;
 use lapstrake_runtime::Cancel;
 
 use crate::assemble::{Image, assemble};
+use crate::cdi::{Devices, Given};
 use crate::cli::Allowed;
 use crate::compress::Compression;
 use crate::context::LocalContext;
@@ -179,6 +180,7 @@ async fn attempt(
     plans
         .iter()
         .try_for_each(|plan| check_entitlements(plan, &allowed))?;
+    let devices = devices(&plans, &allowed, &settings.cdi)?;
     let epoch = epoch(&plans)?;
     let ops = Ops {
         store: store.clone(),
@@ -192,6 +194,7 @@ async fn attempt(
         settings: Settings { epoch, ..settings },
         tokio,
         renewed: Default::default(),
+        devices,
         default_network: Default::default(),
         notes: Default::default(),
     };
@@ -307,25 +310,41 @@ fn check(
 
 fn check_entitlements(plan: &Plan, allowed: &Allowed) -> Result<(), BuildError> {
     for (asked, span) in plan.entitlements() {
-        if !allowed.permits(&asked) {
+        // What the name of a device stands for decides, see `devices`.
+        if !matches!(asked, Entitlement::Device(_)) && !allowed.permits(&asked) {
             let error = anyhow!(
                 "entitlement {asked} is not allowed: give --allow {asked} if you trust this Dockerfile"
             );
             return Err(BuildError::Step { span, error });
         }
     }
-    for node in &plan.nodes {
-        let Op::Run(run) = &node.op else { continue };
-        // Devices that a step can do without are simply not there.
-        if let Some((name, _)) = run.devices.iter().find(|(_, required)| *required) {
-            let error = anyhow!(
-                "device {name} cannot be given to the step: RUN --device is not supported yet"
-            );
-            let span = node.span;
-            return Err(BuildError::Step { span, error });
-        }
-    }
     Ok(())
+}
+
+/// What the steps get that ask for devices.
+fn devices(
+    plans: &[Plan],
+    allowed: &Allowed,
+    folders: &[PathBuf],
+) -> Result<HashMap<Vec<(String, bool)>, Given>, BuildError> {
+    let mut given = HashMap::new();
+    let mut known = None;
+    for node in plans.iter().flat_map(|plan| &plan.nodes) {
+        let Op::Run(run) = &node.op else { continue };
+        if run.devices.is_empty() || given.contains_key(&run.devices) {
+            continue;
+        }
+        let known = match &known {
+            Some(known) => known,
+            None => known.insert(Devices::read(folders)?),
+        };
+        let devices = known.give(&run.devices, allowed).map_err(|error| {
+            let span = node.span;
+            BuildError::Step { span, error }
+        })?;
+        given.insert(run.devices.clone(), devices);
+    }
+    Ok(given)
 }
 
 fn epoch(plans: &[Plan]) -> Result<Option<i64>> {

@@ -10,6 +10,7 @@
 
 mod assemble;
 mod build;
+mod cdi;
 pub mod cli;
 mod commands;
 mod compress;
@@ -21,6 +22,7 @@ mod explain;
 mod fetch;
 mod forced;
 mod fs;
+mod key_agent;
 pub mod oci;
 mod ops;
 mod pack;

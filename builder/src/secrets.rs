@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+
+use crate::key_agent::KeyAgent;
 
 /// BuildKit's limit of one secret.
 const LIMIT: u64 = 500 << 10;
@@ -17,18 +20,27 @@ pub(crate) enum SecretSource {
     Value(String),
 }
 
+/// An SSH agent.
+#[derive(Clone)]
+pub(crate) enum SshAgent {
+    /// One that runs already, by its socket.
+    Socket(PathBuf),
+    /// One of the build's own.
+    Own(Arc<KeyAgent>),
+}
+
 /// `--secret` and `--ssh` of a build.
 #[derive(Clone, Default)]
 pub(crate) struct Secrets {
     secrets: BTreeMap<String, SecretSource>,
-    agents: BTreeMap<String, PathBuf>,
+    agents: BTreeMap<String, SshAgent>,
 }
 
 impl Secrets {
-    /// Secrets by id, and agent sockets by id.
+    /// Secrets by id, and agents by id.
     pub(crate) fn new(
         secrets: BTreeMap<String, SecretSource>,
-        agents: BTreeMap<String, PathBuf>,
+        agents: BTreeMap<String, SshAgent>,
     ) -> Self {
         Self { secrets, agents }
     }
@@ -52,7 +64,8 @@ impl Secrets {
     /// The socket of the agent `id`; `None` when it was not given and is not `required`.
     pub(crate) fn ssh_socket(&self, id: &str, required: bool) -> Result<Option<PathBuf>> {
         match self.agents.get(id) {
-            Some(path) => Ok(Some(path.clone())),
+            Some(SshAgent::Socket(path)) => Ok(Some(path.clone())),
+            Some(SshAgent::Own(agent)) => Ok(Some(agent.socket())),
             None if required => bail!("ssh agent {id}: not found: give it with --ssh {id}"),
             None => Ok(None),
         }

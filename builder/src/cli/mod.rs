@@ -9,6 +9,7 @@ mod args;
 mod cache;
 mod commands;
 mod context;
+mod dns;
 mod environment;
 mod hosts;
 mod limits;
@@ -17,6 +18,7 @@ mod output;
 mod progress;
 mod report;
 mod secret;
+mod security;
 mod unsupported;
 mod values;
 
@@ -35,6 +37,7 @@ pub use commands::{
     PruneOptions, PullOptions, PushOptions, RemoveOptions, TagOptions, UsageOptions,
 };
 pub use context::{ContextArg, ContextSource, DockerfileArg};
+pub use dns::Dns;
 pub use environment::Environment;
 pub use hosts::{HostAddress, HostEntry};
 pub use limits::{Limits, Resources, Ulimit};

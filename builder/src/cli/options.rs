@@ -12,11 +12,13 @@ use super::annotation::{self, Annotation};
 use super::args::BuildArgs;
 use super::cache::{Attestation, CacheSpec, Call};
 use super::context::{self, ContextArg, ContextSource, DockerfileArg};
+use super::dns::Dns;
 use super::environment::Environment;
 use super::hosts::HostEntry;
 use super::limits::{Limits, Resources, Ulimit};
 use super::output::OutputSpec;
 use super::secret::{SecretSpec, SshSpec, last_of_each};
+use super::security::no_new_privileges;
 use super::values::{Invalid, boolean, duration, key_value, size};
 use super::{ProgressMode, unsupported};
 
@@ -85,6 +87,10 @@ pub struct BuildOptions {
     pub add_hosts: Vec<HostEntry>,
     /// `--allow`; `--network=host` allows that network by itself.
     pub allow: Allowed,
+    /// `--dns`, `--dns-search`, `--dns-option`.
+    pub dns: Dns,
+    /// `--security-opt no-new-privileges`.
+    pub no_new_privileges: bool,
     /// `--ulimit`, `--shm-size`, `--resource`, `--cgroup-parent`.
     pub limits: Limits,
     /// `--progress`; with `--quiet` it is [`ProgressMode::Quiet`].
@@ -166,6 +172,12 @@ impl BuildOptions {
             add_hosts: each("add-host", &args.steps.add_host, HostEntry::parse)?.concat(),
             allow: allowed(&args.steps.allow, network)?,
             network,
+            dns: Dns::parse(
+                &args.steps.dns,
+                &args.steps.dns_search,
+                &args.steps.dns_option,
+            )?,
+            no_new_privileges: of("security-opt", no_new_privileges(&args.steps.security_opt))?,
             limits: limits(args)?,
             progress: ProgressMode::resolve(args.report.progress.as_deref(), quiet, debug, env)?,
             quiet,

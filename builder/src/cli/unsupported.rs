@@ -55,11 +55,6 @@ const UNSUPPORTED: &[Row] = &[
         "source policies are not supported; pin images by digest instead",
     ),
     (
-        "--security-opt",
-        |a| any(&a.legacy.security_opt),
-        "use RUN --security=insecure with --allow security.insecure",
-    ),
-    (
         "--squash",
         |a| a.legacy.squash == Some(true),
         "layers are not merged; copy the files into a last stage with COPY --from instead",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use lapstrake_cache::Store;
@@ -22,9 +23,10 @@ use crate::config::Gc;
 use crate::events::Events;
 use crate::explain::{self, Step};
 use crate::forced::Forced;
+use crate::key_agent::KeyAgent;
 use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings, text};
 use crate::registry::Client;
-use crate::secrets::{SecretSource, Secrets};
+use crate::secrets::{SecretSource, Secrets, SshAgent};
 
 /// Builds, and reports.
 pub(super) fn run(surroundings: &Surroundings, options: &BuildOptions) -> ExitCode {
@@ -83,12 +85,12 @@ impl Prepared {
         let mut insecure = output::insecure(options);
         insecure.extend(caches::insecure(options));
         Ok(Self {
-            store,
             client: surroundings.client(insecure)?,
-            secrets: secrets(surroundings, options)?,
-            settings: settings::settings(options)?,
+            secrets: secrets(surroundings, options, &store)?,
+            settings: settings::settings(surroundings, options)?,
             travel: caches::travel(options)?,
             cancel: Cancel::new().context("prepare to stop steps")?,
+            store,
         })
     }
 
@@ -298,7 +300,7 @@ fn request(
     })
 }
 
-fn secrets(surroundings: &Surroundings, options: &BuildOptions) -> Result<Secrets> {
+fn secrets(surroundings: &Surroundings, options: &BuildOptions, store: &Store) -> Result<Secrets> {
     let mut secrets = BTreeMap::new();
     for spec in &options.secrets {
         let source = match &spec.source {
@@ -322,37 +324,43 @@ fn secrets(surroundings: &Surroundings, options: &BuildOptions) -> Result<Secret
     let agents = options
         .ssh
         .iter()
-        .map(|spec| Ok((spec.id.clone(), agent(surroundings, spec)?)));
+        .map(|spec| Ok((spec.id.clone(), agent(surroundings, spec, store)?)));
     Ok(Secrets::new(secrets, agents.collect::<Result<_>>()?))
 }
 
-/// The socket of `--ssh`.
-fn agent(surroundings: &Surroundings, spec: &SshSpec) -> Result<std::path::PathBuf> {
+/// The agent of `--ssh`: a socket, the environment's, or one of our own for key files.
+fn agent(surroundings: &Surroundings, spec: &SshSpec, store: &Store) -> Result<SshAgent> {
     use std::os::unix::fs::FileTypeExt as _;
     let SshSpec { id, paths } = spec;
-    let path = match paths.as_slice() {
+    let is_socket = |path: &std::path::Path| -> Result<bool> {
+        let found = std::fs::metadata(path)
+            .with_context(|| format!("--ssh {id}: find {}", path.display()))?;
+        Ok(found.file_type().is_socket())
+    };
+    let paths = match paths.as_slice() {
         [] => {
             let socket = surroundings.env.nonempty("SSH_AUTH_SOCK");
-            socket
-                .with_context(|| {
-                    format!("--ssh {id}: no agent is running: SSH_AUTH_SOCK is not set")
-                })?
-                .into()
+            let socket = socket.with_context(|| {
+                format!("--ssh {id}: no agent is running: SSH_AUTH_SOCK is not set")
+            })?;
+            &[socket.into()]
         }
-        [path] => path.clone(),
-        _ => bail!(
-            "--ssh {id}: key files are not supported yet: add the keys to an agent and give its socket"
-        ),
+        paths => paths,
     };
-    let found =
-        std::fs::metadata(&path).with_context(|| format!("--ssh {id}: find {}", path.display()))?;
-    if !found.file_type().is_socket() {
-        bail!(
-            "--ssh {id}: {} is not a socket; key files are not supported yet: add the key to an agent",
-            path.display()
-        );
+    match paths {
+        [path] if is_socket(path)? => return Ok(SshAgent::Socket(path.clone())),
+        _ => {}
     }
-    Ok(path)
+    for path in paths {
+        if is_socket(path)? {
+            bail!(
+                "--ssh {id}: {} is a socket: give it alone, or key files",
+                path.display()
+            );
+        }
+    }
+    let agent = KeyAgent::start(store.scratch()?, paths).with_context(|| format!("--ssh {id}"))?;
+    Ok(SshAgent::Own(Arc::new(agent)))
 }
 
 /// Tells the user how it ended, and the caller by the exit status.

@@ -6,11 +6,13 @@ use anyhow::{Result, bail};
 use lapstrake_frontend::plan::Network;
 use lapstrake_runtime::{Limits, Ulimit};
 
+use super::Surroundings;
+use crate::cdi;
 use crate::cli::{BuildOptions, HostAddress};
 use crate::ops::{Settings, Visible};
 
 /// The settings of a build.
-pub(super) fn settings(options: &BuildOptions) -> Result<Settings> {
+pub(super) fn settings(surroundings: &Surroundings, options: &BuildOptions) -> Result<Settings> {
     let hosts: Vec<(String, String)> = options
         .add_hosts
         .iter()
@@ -42,11 +44,18 @@ pub(super) fn settings(options: &BuildOptions) -> Result<Settings> {
             ulimits,
             shm_size: limits.shm_size,
             cgroup_parent: limits.cgroup_parent.clone(),
+            no_new_privileges: options.no_new_privileges,
         },
         hosts,
-        resolv_conf: resolv_conf(),
+        resolv_conf: options.dns.apply(&resolv_conf()),
         limits,
         pasta: in_path("pasta"),
+        cdi: surroundings
+            .env
+            .nonempty("LAPSTRAKE_CDI")
+            .map_or(cdi::FOLDERS.map(PathBuf::from).into(), |folders| {
+                std::env::split_paths(folders).collect()
+            }),
         epoch: None,
         cache_ttl: options.cache_ttl,
     })

@@ -4,10 +4,10 @@
 //! |---|---|---|
 //! | the op's own definition: arguments, environment, cwd, user, modes, destinations, flags | yes | it decides the result |
 //! | content of the base, of what is copied and of bind sources | yes | it is read |
-//! | platform, network and security mode, ulimits, shm size, names of extra hosts | yes | the step can see them |
+//! | platform, network and security mode, ulimits, shm size, names of extra hosts, no new privileges, names of devices | yes | the step can see them |
 //! | mounts: type, target, ids, modes, options | yes | the step can see them |
 //! | values of secrets, credentials and proxies, contents of cache mounts | no | they may change without a rebuild |
-//! | addresses of extra hosts, memory and cpu limits, host uid, host paths, times | no | the same step elsewhere must hit |
+//! | addresses of extra hosts, name servers, memory and cpu limits, what devices are made of here, host uid, host paths, times | no | the same step elsewhere must hit |
 //!
 //! Each op is taken apart without `..`: a new field does not compile until it is decided here.
 
@@ -28,6 +28,8 @@ pub(crate) struct Visible {
     pub(crate) shm_size: Option<u64>,
     /// `--cgroup-parent`.
     pub(crate) cgroup_parent: Option<String>,
+    /// `--security-opt no-new-privileges`.
+    pub(crate) no_new_privileges: bool,
 }
 
 /// Encodes a RUN on `base`; `sources` are the contents of what its mounts read, in the order of those mounts.
@@ -58,6 +60,7 @@ pub(crate) fn run(
         ulimits,
         shm_size,
         cgroup_parent,
+        no_new_privileges,
     } = visible;
     encoder.field("base", &base.0);
     encoder.texts("argv", argv);
@@ -91,6 +94,9 @@ pub(crate) fn run(
             .map(str::as_bytes),
     );
     encoder.optional("cgroup parent", cgroup_parent.as_deref().map(str::as_bytes));
+    if *no_new_privileges {
+        encoder.flag("no new privileges", true);
+    }
 }
 
 /// What people call a mount.

@@ -29,6 +29,7 @@ pub(crate) use image::materialise;
 pub(crate) use key::Visible;
 pub(crate) use run::identity;
 
+use crate::cdi::Given;
 use crate::context::LocalContext;
 use crate::engine::{Executor, Prepared, Ready, Task};
 use crate::events::Events;
@@ -55,6 +56,8 @@ pub(crate) struct Ops {
     pub(crate) tokio: tokio::runtime::Handle,
     /// Cache mounts that `--no-cache` has emptied in this build.
     pub(crate) renewed: Mutex<HashSet<String>>,
+    /// What steps get that ask for these devices.
+    pub(crate) devices: HashMap<Vec<(String, bool)>, Given>,
     /// The network of steps that do not ask for one, once a step has needed it.
     pub(crate) default_network: OnceLock<lapstrake_runtime::Network>,
     /// What each step's key is made of.
@@ -72,6 +75,8 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     /// What connects the networks of steps with the outside, where it is installed.
     pub(crate) pasta: Option<PathBuf>,
+    /// Where specifications of devices are.
+    pub(crate) cdi: Vec<PathBuf>,
     /// SOURCE_DATE_EPOCH, for files that the build itself makes.
     pub(crate) epoch: Option<i64>,
     /// `--cache-ttl`.
@@ -285,9 +290,6 @@ impl Ops {
     }
 
     fn prepare_run(&self, task: &Task, op: &Run) -> Result<Prepared<Job>> {
-        if let Some((name, _)) = op.devices.iter().find(|(_, required)| *required) {
-            bail!("device {name} is required, but devices are not supported yet");
-        }
         let base = self.chain(task, op.base)?;
         // Both in the order of the mounts, which is the order in which key and step take them.
         let mut sources = Vec::new();

@@ -43,9 +43,13 @@ pub(super) fn run(ops: &Ops, task: &Task, run: &Run, base: &Chain, job: &RunJob)
         held: Held::default(),
         env: Vec::new(),
     };
-    let mounts = mounter.all(run)?;
+    let given = ops.devices.get(&run.devices).cloned().unwrap_or_default();
+    // The Dockerfile's own mounts come later, and so count, where both have the same target.
+    let mounts = [given.mounts, mounter.all(run)?].concat();
     let mut process = process(run);
+    process.env.extend(given.env);
     process.env.append(&mut mounter.env);
+    process.additional_groups = given.groups;
     keep_last(&mut process.env);
     let network = ops.network(run.network);
     let resolv_conf = ops.settings.resolv_conf(&network);
@@ -60,8 +64,8 @@ pub(super) fn run(ops: &Ops, task: &Task, run: &Run, base: &Chain, job: &RunJob)
         network,
         hosts: ops.settings.hosts_file(&run.hostname),
         resolv_conf,
-        devices: Vec::new(),
-        no_new_privileges: false,
+        devices: given.nodes,
+        no_new_privileges: ops.settings.visible.no_new_privileges,
         security: match run.security {
             plan::Security::Sandbox => Security::Sandbox,
             plan::Security::Insecure => Security::Insecure,

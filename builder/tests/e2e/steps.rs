@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 
-use super::support::TestSpace;
+use super::support::{TestSpace, shell};
 
 #[test]
 fn mounts_of_every_type() {
@@ -103,6 +103,108 @@ RUN --network=none ls /sys/class/net > /net
             .get("etc/hosts")
             .is_some_and(|hosts| hosts.contains("db"))
     );
+}
+
+#[test]
+fn name_servers_and_new_privileges() {
+    let dockerfile = "\
+FROM busybox
+RUN cat /etc/resolv.conf > /dns
+RUN grep NoNewPrivs /proc/self/status > /privileges
+";
+    let space = TestSpace::with(dockerfile);
+    let files = space.files(&[
+        "--dns=192.0.2.9",
+        "--dns-search=corp.example",
+        "--dns-opt=rotate",
+        "--security-opt=no-new-privileges",
+        ".",
+    ]);
+    let expected = "search corp.example\nnameserver 192.0.2.9\noptions rotate\n";
+    assert!(files["dns"].ends_with(expected), "{}", files["dns"]);
+    assert_eq!(files["privileges"], "NoNewPrivs:\t1\n");
+}
+
+#[test]
+fn devices_of_the_machine() {
+    let dockerfile = "\
+FROM busybox
+RUN --device=vendor.com/nothing=zero,required head -c 2 /dev/mine | wc -c > /read; cat /opt/tools/file > /tool; \\
+    echo $NOTHING > /variable; id -G > /groups
+RUN --device=vendor.com/nothing=missing ls /dev > /without
+";
+    let space = TestSpace::with(dockerfile);
+    let tools = space.path("../tools");
+    space.write("../tools/file", "a tool\n");
+    space.write(
+        "../cdi/vendor.yaml",
+        &format!(
+            "cdiVersion: 0.6.0\nkind: vendor.com/nothing\ndevices:\n- name: zero\n  containerEdits:\n    \
+             deviceNodes: [{{path: /dev/mine, hostPath: /dev/zero}}]\n    additionalGids: [77]\n    env: [NOTHING=much]\n    \
+             mounts: [{{hostPath: {}, containerPath: /opt/tools, options: [ro, bind]}}]\n",
+            tools.display()
+        ),
+    );
+    let folder = space.path("../cdi");
+    let space = space.env("LAPSTRAKE_CDI", folder.to_str().unwrap());
+    let error = space.fails(&["."]);
+    assert!(
+        error.contains("Dockerfile:2") && error.contains("--allow device=vendor.com/nothing=zero"),
+        "{error}"
+    );
+    let files = space.files(&["--allow=device=vendor.com/nothing=zero", "."]);
+    assert_eq!(
+        (&*files["read"], &*files["tool"], &*files["variable"]),
+        ("2\n", "a tool\n", "much\n")
+    );
+    assert!(!files["without"].contains("mine"));
+    assert!(
+        !files
+            .keys()
+            .any(|path| path.starts_with("opt") || path.starts_with("dev/")),
+        "{files:?}"
+    );
+    // With a single id there are no other groups.
+    assert!(
+        files["groups"].contains("77") || !is_root(),
+        "{}",
+        files["groups"]
+    );
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+#[test]
+fn keys_of_ssh_as_files() {
+    let space = TestSpace::with(
+        "FROM busybox\nRUN --mount=type=ssh,id=deploy test -S $SSH_AUTH_SOCK && \\
+    cat /proc/net/unix | grep -c agent > /sockets; echo ok > /ran\n",
+    );
+    for kind in ["ed25519", "rsa", "ecdsa"] {
+        shell(
+            space.path(".").as_path(),
+            &format!("ssh-keygen -q -t {kind} -N '' -f ../{kind}"),
+        );
+    }
+    shell(
+        space.path(".").as_path(),
+        "ssh-keygen -q -t ed25519 -N secret -f ../locked; echo no > ../junk",
+    );
+    let files = space.files(&["--ssh=deploy=../ed25519,../rsa,../ecdsa", "."]);
+    assert_eq!(files["ran"], "ok\n");
+    for (keys, why) in [
+        ("../locked", "passphrase"),
+        ("../junk", "junk"),
+        ("../missing", "missing"),
+    ] {
+        let error = space.fails(&[&format!("--ssh=deploy={keys}"), "."]);
+        assert!(
+            error.contains("--ssh deploy") && error.contains(why),
+            "{error}"
+        );
+    }
 }
 
 #[test]

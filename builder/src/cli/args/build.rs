@@ -172,6 +172,18 @@ pub(crate) struct StepArgs {
     /// The size of /dev/shm, such as 128m
     #[arg(long, value_name = "BYTES")]
     pub(crate) shm_size: Option<String>,
+    /// Ask these name servers
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<String>,
+    /// Look names up in these domains
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) dns_search: Vec<String>,
+    /// Set an option of the resolver
+    #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
+    pub(crate) dns_option: Vec<String>,
+    /// no-new-privileges: programs with set-user-ID bits, such as sudo, give no rights
+    #[arg(long, value_name = "OPTION")]
+    pub(crate) security_opt: Vec<String>,
     /// The parent of the steps' cgroups
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
@@ -230,8 +242,6 @@ pub(crate) struct LegacyArgs {
     pub(crate) policy: Vec<String>,
     #[arg(long, hide = true)]
     pub(crate) isolation: Option<String>,
-    #[arg(long, hide = true)]
-    pub(crate) security_opt: Vec<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = boolean)]
     pub(crate) squash: Option<bool>,

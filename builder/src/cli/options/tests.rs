@@ -70,6 +70,8 @@ fn a_plain_build_has_the_defaults() {
         network: Network::Default,
         add_hosts: vec![],
         allow: Allowed::default(),
+        dns: Dns::default(),
+        no_new_privileges: false,
         limits: Limits::default(),
         progress: ProgressMode::Plain,
         quiet: false,
@@ -493,7 +495,6 @@ fn what_is_not_supported_is_refused_and_its_harmless_values_are_not() {
         &["--builder=remote"],
         &["--isolation=hyperv"],
         &["--policy=filename=x"],
-        &["--security-opt", "seccomp=unconfined"],
         &["--squash"],
     ];
     for flags in refusals {
