@@ -37,7 +37,7 @@ pub(crate) fn ulimits(limits: &[(String, i64, i64)]) -> io::Result<()> {
             maximum: bound(*hard),
         };
         let resource = resource(name).ok_or_else(unknown)?;
-        match setrlimit(resource, limit.clone()) {
+        match setrlimit(resource, limit) {
             Err(Errno::PERM) => setrlimit(resource, capped(limit, getrlimit(resource).maximum)),
             other => other,
         }

@@ -138,7 +138,7 @@ RUN --device=vendor.com/nothing=missing ls /dev > /without
     space.write("../tools/file", "a tool\n");
     space.write(
         "../cdi/vendor.yaml",
-        &format!(
+        format!(
             "cdiVersion: 0.6.0\nkind: vendor.com/nothing\ndevices:\n- name: zero\n  containerEdits:\n    \
              deviceNodes: [{{path: /dev/mine, hostPath: /dev/zero}}]\n    additionalGids: [77]\n    env: [NOTHING=much]\n    \
              mounts: [{{hostPath: {}, containerPath: /opt/tools, options: [ro, bind]}}]\n",
