@@ -218,7 +218,8 @@ impl Store {
             Kept::StatIndex(id) => Path::new(STATS).join(crate::digest::to_hex(&id)),
             Kept::CacheMount(id) => return self.discard_mount(&id),
         };
-        let target = name.file_name().unwrap_or_default();
+        // An uncompressed layer has the digest of its blob: the folder is part of the name.
+        let target = name.to_string_lossy().replace('/', "-");
         match renameat(self.dir(), &name, bin, target) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
