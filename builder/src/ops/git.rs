@@ -9,7 +9,7 @@ use base64::Engine;
 use lapstrake_cache::{Layer, Scratch};
 use lapstrake_frontend::plan::Git;
 
-use super::{Job, Ops, describe};
+use super::{Job, Ops, describe, key};
 use crate::engine::{Prepared, Task};
 use crate::fs::Chain;
 use crate::secrets::Secrets;
@@ -27,12 +27,7 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>>
     let checkout = resolve(&ops.secrets, op)
         .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
     let Git {
-        remote,
-        reference: _,
-        subdir,
-        checksum,
-        keep_git_dir,
-        submodules,
+        remote, checksum, ..
     } = op;
     if let Some(wanted) = checksum {
         ensure!(
@@ -43,11 +38,7 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>>
         );
     }
     let note = describe("git", &(), &(), |encoder, ()| {
-        encoder.text("remote", &redacted(remote));
-        encoder.text("commit", &checkout.commit);
-        encoder.optional("subdir", subdir.as_deref().map(str::as_bytes));
-        encoder.flag("keep git dir", *keep_git_dir);
-        encoder.flag("submodules", *submodules);
+        key::git(encoder, op, &checkout.commit);
     });
     let ready = ops.ready(task, note, Chain::default(), Job::Git(checkout));
     Ok(Prepared::proved(ready))

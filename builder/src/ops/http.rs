@@ -11,7 +11,7 @@ use lapstrake_frontend::plan::Http;
 use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
 
-use super::{Job, Ops, describe, key_of};
+use super::{Job, Ops, describe, key, key_of};
 use crate::engine::{Prepared, Task};
 use crate::fs::Chain;
 use crate::web::{self, REDIRECTS, Response, redacted};
@@ -30,11 +30,7 @@ pub(crate) struct Fetched {
 
 /// Asks the server for the file and keys it by its content and time.
 pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>> {
-    let Http {
-        url,
-        checksum,
-        filename,
-    } = op;
+    let Http { url, checksum, .. } = op;
     let fetched = fetch(ops, task, url).with_context(|| format!("fetch {}", redacted(url)))?;
     if let Some(wanted) = checksum {
         let wanted: Digest = wanted
@@ -47,11 +43,8 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>
             fetched.digest
         );
     }
-    let modified = fetched.modified.map(|seconds| seconds.to_string());
     let note = describe("http", &(), &(), |encoder, ()| {
-        encoder.field("content", fetched.digest.as_bytes());
-        encoder.text("filename", filename);
-        encoder.optional("modified", modified.as_deref().map(str::as_bytes));
+        key::http(encoder, op, &fetched.digest, fetched.modified);
     });
     let ready = ops.ready(task, note, Chain::default(), Job::Http(fetched));
     Ok(Prepared::proved(ready))

@@ -11,11 +11,13 @@
 //!
 //! Each op is taken apart without `..`: a new field does not compile until it is decided here.
 
-use lapstrake_cache::{Content, Encoder};
+use lapstrake_cache::{Content, Digest, Encoder};
 use lapstrake_frontend::image::Platform;
 use lapstrake_frontend::plan::{
-    Chmod, Copy, CopySource, MakeDir, Mount, Network, Run, Security, Sharing,
+    Chmod, Copy, CopySource, Git, Http, MakeDir, Mount, Network, Run, Security, Sharing,
 };
+
+use crate::web::redacted;
 
 /// Settings of the build that a step can see.
 #[derive(Debug, Clone, Default)]
@@ -257,6 +259,38 @@ pub(crate) fn make_dir(encoder: &mut dyn Encoder, op: &MakeDir, base: Content) {
     encoder.text("user", user);
 }
 
+/// Encodes what an ADD of a URL fetched: `digest` is that of the file, `modified` its time.
+pub(crate) fn http(encoder: &mut dyn Encoder, op: &Http, digest: &Digest, modified: Option<i64>) {
+    let Http {
+        url: _,
+        // It has been compared with the digest.
+        checksum: _,
+        filename,
+    } = op;
+    let modified = modified.map(|seconds| seconds.to_string());
+    encoder.field("content", digest.as_bytes());
+    encoder.text("filename", filename);
+    encoder.optional("modified", modified.as_deref().map(str::as_bytes));
+}
+
+/// Encodes a git tree that was found at `commit`.
+pub(crate) fn git(encoder: &mut dyn Encoder, op: &Git, commit: &str) {
+    let Git {
+        remote,
+        // Both led to the commit.
+        reference: _,
+        checksum: _,
+        subdir,
+        keep_git_dir,
+        submodules,
+    } = op;
+    encoder.text("remote", &redacted(remote));
+    encoder.text("commit", commit);
+    encoder.optional("subdir", subdir.as_deref().map(str::as_bytes));
+    encoder.flag("keep git dir", *keep_git_dir);
+    encoder.flag("submodules", *submodules);
+}
+
 fn owner(encoder: &mut dyn Encoder, mode: u32, uid: u32, gid: u32) {
     encoder.text("mode", &format!("{mode:o}"));
     encoder.text("owner", &format!("{uid}:{gid}"));
@@ -297,3 +331,6 @@ fn sharing_name(sharing: Sharing) -> &'static str {
         Sharing::Locked => "locked",
     }
 }
+
+#[cfg(test)]
+mod tests;
