@@ -6,7 +6,10 @@ pub mod registry;
 pub mod support;
 
 mod check;
+mod control;
 mod copies;
+mod crash;
+mod edits;
 mod explain;
 mod outputs;
 mod platforms;
@@ -14,4 +17,5 @@ mod rebuild;
 mod sources;
 mod steps;
 mod store;
+mod together;
 mod travel;

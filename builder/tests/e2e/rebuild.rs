@@ -4,26 +4,7 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, SystemTime};
 
-use super::support::{Ended, TestSpace};
-
-/// Names of the steps that were not taken from the cache.
-fn worked(ended: &Ended) -> Vec<String> {
-    let named = |line: &str| {
-        let (number, rest) = line.split_once(' ')?;
-        Some((number.to_owned(), rest.to_owned()))
-    };
-    let lines: Vec<(String, String)> = ended.stderr.lines().filter_map(named).collect();
-    let is = |number: &str, what: &str| lines.iter().any(|(n, rest)| n == number && rest == what);
-    let steps = lines
-        .iter()
-        .filter(|(_, rest)| rest.starts_with('[') && rest.contains("] ") && !rest.contains("FROM"));
-    let steps =
-        steps.filter(|(number, rest)| !rest.starts_with("[internal]") && !is(number, "CACHED"));
-    let name = |rest: &str| rest.split_once("] ").unwrap().1.to_owned();
-    let mut names: Vec<String> = steps.map(|(_, rest)| name(rest)).collect();
-    names.dedup();
-    names
-}
+use super::support::{TestSpace, worked};
 
 #[test]
 fn nothing_changed_nothing_is_worked() {

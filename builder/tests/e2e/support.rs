@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
@@ -11,7 +11,8 @@ use tempfile::TempDir;
 
 use super::registry::{Auth, Registry};
 
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// The type of a manifest.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -46,6 +47,35 @@ impl Ended {
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
+}
+
+/// Waits until a command ends.
+pub fn ended(child: Child) -> Ended {
+    let output = child.wait_with_output().unwrap();
+    Ended {
+        code: output.status.code(),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// Names of the steps that were not taken from the cache.
+pub fn worked(ended: &Ended) -> Vec<String> {
+    let named = |line: &str| {
+        let (number, rest) = line.split_once(' ')?;
+        Some((number.to_owned(), rest.to_owned()))
+    };
+    let lines: Vec<(String, String)> = ended.stderr.lines().filter_map(named).collect();
+    let is = |number: &str, what: &str| lines.iter().any(|(n, rest)| n == number && rest == what);
+    let steps = lines
+        .iter()
+        .filter(|(_, rest)| rest.starts_with('[') && rest.contains("] ") && !rest.contains("FROM"));
+    let steps =
+        steps.filter(|(number, rest)| !rest.starts_with("[internal]") && !is(number, "CACHED"));
+    let name = |rest: &str| rest.split_once("] ").unwrap().1.to_owned();
+    let mut names: Vec<String> = steps.map(|(_, rest)| name(rest)).collect();
+    names.dedup();
+    names
 }
 
 impl TestSpace {
@@ -109,9 +139,9 @@ impl TestSpace {
         self.run_with(arguments, b"")
     }
 
-    /// The same with this standard input.
-    pub fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ended {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lapstrake"))
+    /// Starts `lapstrake ARGUMENTS` in the context, with nothing on its standard input once that is dropped.
+    pub fn start(&self, arguments: &[&str]) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_lapstrake"))
             .args(arguments)
             .current_dir(self.path("."))
             .env_clear()
@@ -120,18 +150,19 @@ impl TestSpace {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// The same with this standard input.
+    pub fn run_with(&self, arguments: &[&str], input: &[u8]) -> Ended {
+        let mut child = self.start(arguments);
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_vec();
         // It may well end before it has read everything.
         let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
-        let output = child.wait_with_output().unwrap();
+        let ended = ended(child);
         writer.join().unwrap();
-        Ended {
-            code: output.status.code(),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        ended
     }
 
     /// `lapstrake build ARGUMENTS`, which must succeed.
@@ -346,6 +377,11 @@ fn root_files(architecture: &str, foreign: Option<&str>) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
+/// The root file system of a base image with one file in it.
+pub fn moved_base(text: &str) -> Vec<u8> {
+    archive(&[("moved", text)])
+}
+
 /// The head of an ELF program for another machine: the kernel does not run it.
 fn foreign_program(architecture: &str) -> Vec<u8> {
     let machine: u16 = if architecture == "arm64" { 183 } else { 62 };
@@ -356,7 +392,12 @@ fn foreign_program(architecture: &str) -> Vec<u8> {
 }
 
 /// Puts an image of one layer there; its manifest.
-fn manifest(registry: &Registry, repository: &str, architecture: &str, layer: &[u8]) -> Vec<u8> {
+pub fn manifest(
+    registry: &Registry,
+    repository: &str,
+    architecture: &str,
+    layer: &[u8],
+) -> Vec<u8> {
     let diff_id = registry.put_blob(repository, layer);
     let config = json!({
         "architecture": architecture, "os": "linux", "created": "2020-01-01T00:00:00Z",

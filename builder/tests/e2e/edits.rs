@@ -1,0 +1,335 @@
+//! Sequences of edits, each with exactly the steps that must be worked after it.
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::support::{MANIFEST, TestSpace, base_images, manifest, moved_base, shell, worked};
+
+/// Builds after each edit, which says what must be worked.
+fn after_each(space: &TestSpace, arguments: &[&str], edits: &[(&str, &dyn Fn(), &[&str])]) {
+    space.build(arguments);
+    for (what, edit, expected) in edits {
+        edit();
+        let mut steps = worked(&space.build(arguments));
+        steps.sort();
+        steps.dedup();
+        let mut expected: Vec<&str> = expected.to_vec();
+        expected.sort_unstable();
+        assert_eq!(steps, expected, "after: {what}");
+        assert_eq!(
+            worked(&space.build(arguments)),
+            [""; 0],
+            "again after: {what}"
+        );
+    }
+}
+
+#[test]
+fn edits_of_files() {
+    let dockerfile =
+        "FROM busybox\nCOPY src /src\nRUN ls /src > /names\nRUN cat /names\nCOPY top /\n";
+    let space = TestSpace::with(dockerfile);
+    for name in ["src/a", "src/d/b", "src/c", "top", "elsewhere"] {
+        space.write(name, name);
+    }
+    let mode = |name: &str, mode| {
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(space.path(name), permissions).unwrap();
+    };
+    let sh = |script: &str| drop(shell(&space.path("."), script));
+    // A command stands on everything below it, whatever it reads of that.
+    let all: &[&str] = &[
+        "COPY src /src",
+        "RUN ls /src > /names",
+        "RUN cat /names",
+        "COPY top /",
+    ];
+    after_each(
+        &space,
+        &["."],
+        &[
+            (
+                "times",
+                &|| sh("touch -d '2001-01-01' src/a src/d src top"),
+                &[],
+            ),
+            ("owners", &|| sh("chown -R 1234:1234 src"), &[]),
+            ("an edit elsewhere", &|| space.write("elsewhere", "x"), &[]),
+            ("a new file elsewhere", &|| space.write("new", "x"), &[]),
+            ("content", &|| space.write("src/a", "changed"), all),
+            (
+                "content of equal size and time",
+                &|| sh("touch -r src/a t; printf changeD > src/a; touch -r t src/a; rm t"),
+                all,
+            ),
+            ("back", &|| space.write("src/a", "changed"), &[]),
+            ("a mode", &|| mode("src/a", 0o755), all),
+            ("a mode of a folder", &|| mode("src/d", 0o700), all),
+            ("a rename", &|| sh("mv src/c src/e"), all),
+            ("a rename below", &|| sh("mv src/d/b src/d/x"), all),
+            (
+                "a file becomes a link",
+                &|| sh("rm src/e; ln -s a src/e"),
+                all,
+            ),
+            ("the link leads elsewhere", &|| sh("ln -sfn d src/e"), all),
+            ("an empty folder", &|| sh("mkdir src/f"), all),
+            ("a file removed", &|| sh("rm -r src/f"), &[]),
+            (
+                "the last copy",
+                &|| space.write("top", "x"),
+                &["COPY top /"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_context_elsewhere_is_the_same() {
+    let space = TestSpace::with("FROM busybox\nCOPY . /src\nRUN cat /src/a > /b\n");
+    space.write("a", "1");
+    space.write("d/e", "2");
+    space.build(&["."]);
+    shell(&space.path(".."), "cp -r context other; chown -R 7:7 other");
+    assert_eq!(worked(&space.build(&["../other"])), [""; 0]);
+}
+
+#[test]
+fn edits_of_ignore_lists() {
+    let space = TestSpace::with("FROM scratch\nCOPY src /src\nCOPY all /all\n");
+    for name in ["src/a", "src/b.o", "all/c", "notes"] {
+        space.write(name, name);
+    }
+    let ignore = |text: &str| space.write(".dockerignore", text);
+    after_each(
+        &space,
+        &["."],
+        &[
+            ("nothing is left out", &|| ignore("# comment\n"), &[]),
+            ("what is not copied", &|| ignore("notes\n*.md\n"), &[]),
+            (
+                "what is copied",
+                &|| ignore("src/*.o\n"),
+                &["COPY src /src", "COPY all /all"],
+            ),
+            ("the same by another pattern", &|| ignore("**/*.o\n"), &[]),
+            ("an exception", &|| ignore("**/*.o\n!src/b.o\n"), &[]),
+            (
+                "a file that is left out changes",
+                &|| {
+                    ignore("**/*.o\n");
+                    space.write("src/b.o", "x");
+                },
+                &[],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn edits_of_the_dockerfile() {
+    let space = TestSpace::with("");
+    let write = |text: &str| space.write("Dockerfile", text);
+    let start = "FROM busybox\nARG A=1\nCOPY f /\nRUN echo one > /one\nENV E=1\nRUN echo two > /two\nWORKDIR /w\nRUN echo three > three\n";
+    write(start);
+    space.write("f", "f");
+    after_each(
+        &space,
+        &["."],
+        &[
+            (
+                "comments and blanks",
+                &|| write(&format!("# comment\n\n{start}")),
+                &[],
+            ),
+            (
+                "labels, ports and commands",
+                &|| write(&format!("{start}LABEL a=b\nEXPOSE 80\nCMD [\"x\"]\n")),
+                &[],
+            ),
+            (
+                "a label between",
+                &|| write(&start.replace("ENV E=1", "LABEL a=b\nENV E=1")),
+                &[],
+            ),
+            (
+                "a variable",
+                &|| write(&start.replace("E=1", "E=2")),
+                &["RUN echo two > /two", "RUN echo three > three"],
+            ),
+            (
+                "the same variable by another form",
+                &|| write(&start.replace("ENV E=1", "ENV E 1")),
+                &[],
+            ),
+            (
+                "an argument's default",
+                &|| write(&start.replace("A=1", "A=2")),
+                &[
+                    "RUN echo one > /one",
+                    "RUN echo two > /two",
+                    "RUN echo three > three",
+                ],
+            ),
+            (
+                "an argument later",
+                &|| write(&start.replace("ENV E=1", "ARG B=1\nENV E=1")),
+                &["RUN echo two > /two", "RUN echo three > three"],
+            ),
+            (
+                "a command in the middle that does the same",
+                &|| write(&start.replace("echo two > /two", "echo two  > /two")),
+                &["RUN echo two  > /two"],
+            ),
+            (
+                "a folder",
+                &|| write(&start.replace("/w", "/v")),
+                &["WORKDIR /v", "RUN echo three > three"],
+            ),
+            (
+                "another name for the stage",
+                &|| write(&start.replace("FROM busybox", "FROM busybox AS x")),
+                &[],
+            ),
+            (
+                "a stage before that nobody needs",
+                &|| write(&format!("FROM busybox AS y\nRUN exit 1\n{start}")),
+                &[],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn arguments_count_from_their_line_on() {
+    let space = TestSpace::with(
+        "ARG G=1\nFROM busybox\nRUN echo 0 > /0\nARG A\nRUN echo a > /a\nARG B\nCOPY f /\nRUN echo b > /b\n",
+    );
+    space.write("f", "f");
+    space.build(&["."]);
+    let changed = |arguments: &[&str]| worked(&space.build(&[arguments, &["."]].concat()));
+    assert_eq!(changed(&["--build-arg=G=2"]), [""; 0]);
+    assert_eq!(changed(&["--build-arg=B=2"]), ["RUN echo b > /b"]);
+    assert_eq!(
+        changed(&["--build-arg=A=2"]),
+        ["RUN echo a > /a", "RUN echo b > /b"]
+    );
+    assert_eq!(changed(&["--build-arg=HTTP_PROXY=http://x"]), [""; 0]);
+}
+
+#[test]
+fn edits_of_mounts_and_stages() {
+    let space = TestSpace::with(
+        "FROM busybox AS tool\nCOPY tool /tool\nRUN cat /tool > /made\n\
+         FROM busybox AS other\nCOPY other /other\n\
+         FROM busybox\n\
+         RUN --mount=type=bind,source=data,target=/data cat /data/x > /x\n\
+         RUN --mount=type=bind,from=tool,source=/made,target=/m cat /m > /y\n\
+         COPY --from=other /other /z\n",
+    );
+    for name in ["tool", "other", "data/x", "data/y"] {
+        space.write(name, name);
+    }
+    let bound = "RUN --mount=type=bind,source=data,target=/data cat /data/x > /x";
+    let from = "RUN --mount=type=bind,from=tool,source=/made,target=/m cat /m > /y";
+    let tool: &[&str] = &["COPY tool /tool", "RUN cat /tool > /made"];
+    after_each(
+        &space,
+        &["."],
+        &[
+            // It is read, though only by chance not looked at; what it makes is the same.
+            (
+                "a file of the mount",
+                &|| space.write("data/y", "x"),
+                &[bound],
+            ),
+            (
+                "the file that is read",
+                &|| space.write("data/x", "x"),
+                &[bound, from, "COPY --from=other /other /z"],
+            ),
+            (
+                "a stage's input",
+                &|| space.write("other", "x"),
+                &["COPY other /other", "COPY --from=other /other /z"],
+            ),
+            (
+                "a mounted stage's input",
+                &|| space.write("tool", "x"),
+                &[tool, &[from, "COPY --from=other /other /z"]].concat(),
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_stage_that_makes_the_same_ends_the_rebuild() {
+    let space = TestSpace::with(
+        "FROM busybox AS a\nCOPY in /\nRUN grep -c x /in > /n; true\n\
+         FROM a AS b\nRUN echo b > /b\n\
+         FROM busybox\nCOPY --from=a /n /\nRUN cat /n > /m\nCOPY --from=b /b /\n",
+    );
+    space.write("in", "x\n");
+    after_each(
+        &space,
+        &["."],
+        &[
+            (
+                "a count that stays",
+                &|| space.write("in", "x\ny\n"),
+                &[
+                    "COPY in /",
+                    "RUN grep -c x /in > /n; true",
+                    "RUN echo b > /b",
+                ],
+            ),
+            (
+                "a count that changes",
+                &|| space.write("in", "x\nx\n"),
+                &[
+                    "COPY in /",
+                    "RUN grep -c x /in > /n; true",
+                    "RUN echo b > /b",
+                    "COPY --from=a /n /",
+                    "RUN cat /n > /m",
+                    "COPY --from=b /b /",
+                ],
+            ),
+        ],
+    );
+}
+
+/// Written again within the tick of the clock in which it was read: size, and perhaps time, are the same.
+#[test]
+fn quick_edits_are_seen() {
+    let space = TestSpace::with("FROM scratch\nCOPY a /\n");
+    for n in 0..8 {
+        space.write("a", format!("{n}"));
+        assert_eq!(space.files(&["."])["a"], format!("{n}"));
+    }
+}
+
+#[test]
+fn a_base_that_moved_under_its_tag() {
+    let registry = base_images();
+    let put = |text: &str| {
+        let image = manifest(registry, "library/moving", "amd64", &moved_base(text));
+        registry.put_manifest("library/moving", "latest", MANIFEST, &image);
+    };
+    put("one");
+    let space = TestSpace::with("FROM --platform=linux/amd64 moving\nCOPY f /\n");
+    space.write("f", "f");
+    space.build(&["."]);
+    assert_eq!(worked(&space.build(&["--pull", "."])), [""; 0]);
+    put("two");
+    let told = space.build(&["--pull", "--explain", "."]);
+    assert_eq!(worked(&told), ["COPY f /"]);
+    assert!(
+        told.stderr
+            .contains("COPY f /: base image: new digest sha256:"),
+        "{}",
+        told.stderr
+    );
+    put("one");
+    assert_eq!(worked(&space.build(&["--pull", "."])), [""; 0]);
+}
