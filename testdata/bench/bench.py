@@ -9,6 +9,11 @@ What is measured (medians; the builders take turns within each round):
   change      the same again after one file changed
   archive     COPY of a half-compressible file of 512 MB, to an OCI archive with gzip; beside gzip alone.
               docker of this age writes no OCI archive: it pushes to a registry on loopback, which gzips too
+  contexts    lapstrake alone: a rebuild with nothing changed, of contexts of 100, 10,000 and 100,000 files; beside `du -s`,
+              which looks at each file once
+  records     lapstrake alone: the first rebuild again, on a store with 100 and with 100,000 more records
+  together    lapstrake alone: 16 equal builds at once on an empty store; processor time of all of them, beside that of one
+  prune       lapstrake alone: a prune of a store with 10,000 records
   memory      the peak of each of these: the largest process (lapstrake, buildah), or the daemons and the client (docker)
 
 Steps have no network (but for buildah's chroot isolation, which cannot do without), the base image comes from a registry on loopback. A builder that cannot run is left out, and why is said.
@@ -411,12 +416,100 @@ def archive(builders, _registry, rounds):
     return {"512 MB file to an archive, gzip": results}
 
 
+def ours(builders):
+    """lapstrake, for what only it is measured in; nothing where it is left out."""
+    return [b for b in builders if isinstance(b, Lapstrake)]
+
+
+def contexts(builders, _registry, rounds):
+    measured = {}
+    for count in (100, 10_000, 100_000):
+        folder = os.path.join(WORK, "context-%d" % count)
+        if not os.path.exists(folder + "/Dockerfile"):
+            for n in range(count):
+                write("%s/tree/%03d/%06d" % (folder, n % 250, n), "file %d\n" % n)
+            write(folder + "/Dockerfile", "FROM scratch\nCOPY tree /tree\n")
+        for builder in ours(builders):
+            builder.keep(folder)
+            time.sleep(3)  # files as young as the look at them are not remembered
+            builder.keep(folder)
+        stat = {"du -s": lambda: run(["du", "-s", folder + "/tree"])}
+        title = "rebuild, context of %d files" % count
+        measured[title] = in_rounds(ours(builders), 5 * rounds, lambda b, r: r.add(b.keep(folder)), stat)
+    return measured
+
+
+def add_records(builder, count):
+    """Records as builds leave them, of steps that never were."""
+    noise = random.Random(count)
+    for _ in range(count):
+        record = {"diff_id": "sha256:" + noise.randbytes(32).hex(), "content": noise.randbytes(32).hex(),
+                  "created": "2020-01-01T00:00:00Z", "worked": 1577836800}
+        write("%s/keys-v1/%s" % (builder.store.path, noise.randbytes(32).hex()), json.dumps(record))
+
+
+def records(builders, registry, rounds):
+    context, measured = rebuild_context(registry), {}
+    for count in (100, 100_000):
+        for builder in ours(builders):
+            builder.forget()
+            builder.keep(context)
+            add_records(builder, count)
+            settle()
+            builder.keep(context)
+        title = "rebuild, %d more records" % count
+        measured[title] = in_rounds(ours(builders), 5 * rounds, lambda b, r: r.add(b.keep(context)))
+    return measured
+
+
+def prune(builders, registry, rounds):
+    def measure(builder, result):
+        builder.forget()
+        builder.keep(rebuild_context(registry))
+        add_records(builder, 10_000)
+        settle()
+        result.add(run([builder.binary, "--root", builder.store.path, "prune", "-af"]))
+    return {"prune of 10,000 records": in_rounds(ours(builders), rounds, measure)}
+
+
+def processor_time(builder, context, count):
+    """Builds so often at once; (processor seconds of all, peak bytes of the largest)."""
+    argv = [builder.binary, "--root", builder.store.path, "build", "--progress=plain", "--network=none", context]
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    started = [subprocess.Popen(argv, **quiet) for _ in range(count)]
+    seconds, memory = 0, 0
+    for process in started:
+        _, status, usage = os.wait4(process.pid, 0)
+        if status != 0:
+            raise CannotRun("%s ended with %d" % (" ".join(argv), os.waitstatus_to_exitcode(status)))
+        seconds, memory = seconds + usage.ru_utime + usage.ru_stime, max(memory, usage.ru_maxrss * 1024)
+    return seconds, memory
+
+
+def together(builders, registry, rounds):
+    folder = os.path.join(WORK, "together")
+    for n in range(2000):
+        write("%s/tree/%d" % (folder, n), "file %d\n" % n)
+    work = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo %d > /%d"
+    write(folder + "/Dockerfile", "FROM %s/library/busybox:latest\nCOPY tree /tree\n" % registry + "".join(
+        "RUN %s\n" % (work % (n, n)) for n in range(10)))
+    results = {}
+    for count in (1, 16):
+        def measure(builder, result, count=count):
+            builder.forget()
+            settle()
+            result.add(processor_time(builder, folder, count))
+        results["processor time of %d equal builds at once" % count] = in_rounds(ours(builders), rounds, measure)
+    return results
+
+
 def settle():
     """Earlier writes shall not be paid for by the next measure."""
     os.sync()
 
 
-MEASURES = {"rebuild": rebuild, "run": run_steps, "copy": copy, "archive": archive}
+MEASURES = {"rebuild": rebuild, "run": run_steps, "copy": copy, "archive": archive, "contexts": contexts, "records": records,
+            "together": together, "prune": prune}
 
 
 # ---------------------------------------------------------------- report
