@@ -143,6 +143,7 @@ fn visible() -> Visible {
         ulimits: texts(&["nofile=1:2"]),
         shm_size: Some(64),
         cgroup_parent: None,
+        no_new_privileges: false,
     }
 }
 
@@ -308,6 +309,7 @@ fn settings_that_run_sees() {
         ulimits: _,
         shm_size: _,
         cgroup_parent: _,
+        no_new_privileges: _,
     } = &seen;
     let key = |seen: &Visible| key_of(&|encoder| run(encoder, &op, seen, BASE, &[OTHER]));
     let cases = vec![
@@ -338,6 +340,11 @@ fn settings_that_run_sees() {
             "no shm size",
             Another,
             with(&seen, |seen| seen.shm_size = None),
+        ),
+        (
+            "no new privileges",
+            Another,
+            with(&seen, |seen| seen.no_new_privileges = true),
         ),
         (
             "cgroup parent",
