@@ -259,7 +259,7 @@ fn fields_of_run() {
             "platform",
             Another,
             with(&op, |op| {
-                op.platform = Platform::new("linux", "amd64", None)
+                op.platform = Platform::new("linux", "amd64", None);
             }),
         ),
         (
@@ -702,10 +702,10 @@ fn fields_of_git() {
         "commit"
     );
     let secret = with(&op, |op| {
-        op.remote = "https://user:token@example.com/a.git".into()
+        op.remote = "https://user:token@example.com/a.git".into();
     });
     let other = with(&op, |op| {
-        op.remote = "https://user:other@example.com/a.git".into()
+        op.remote = "https://user:other@example.com/a.git".into();
     });
     assert_eq!(key(&secret), key(&other), "a password changes the key");
 }
