@@ -66,6 +66,8 @@ pub(crate) struct Travel {
     pub(crate) to: Vec<Export>,
     /// The image itself holds its cache.
     pub(crate) inline: bool,
+    /// Said of those that are left out.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Where and with what a build works.
@@ -170,6 +172,10 @@ async fn attempt(
         tokio: tokio.clone(),
         elsewhere: Arc::new(Elsewhere::new(events.clone(), Vec::new())),
     };
+    travel
+        .notes
+        .iter()
+        .for_each(|note| events.message(note.clone()));
     let (plans, outlet) = tokio::join!(
         plan_all(&resolver, &dockerfile, inputs),
         travel::import(outlet, &travel.from)

@@ -43,6 +43,18 @@ pub(crate) fn fetch_blob(
                 },
             )?;
         }
+        Origin::Objects(objects) => {
+            let _entered = tokio.enter();
+            let mut blob = objects.open(client, tokio, &descriptor.digest)?;
+            ingest(
+                store,
+                descriptor,
+                &mut Counting {
+                    inner: &mut blob,
+                    counter: &counter,
+                },
+            )?;
+        }
         Origin::Registry(image) => {
             let _entered = tokio.enter();
             let mut blob = client.blob(image, descriptor)?.into_reader();

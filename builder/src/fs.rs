@@ -8,6 +8,7 @@ use lapstrake_frontend::image::ImageRef;
 
 use crate::context::LocalContext;
 use crate::oci::Descriptor;
+use crate::travel::Objects;
 
 /// The result of an op.
 #[derive(Debug, Clone)]
@@ -89,6 +90,8 @@ pub(crate) enum Origin {
     Registry(ImageRef),
     /// In an OCI layout directory.
     Layout(PathBuf),
+    /// In a cache that keeps objects.
+    Objects(Arc<Objects>),
 }
 
 impl ChainLayer {

@@ -293,7 +293,8 @@ impl Resolver {
                 .to_vec(),
             Origin::Registry(image) => self.client.blob_small(image, descriptor).await?.to_vec(),
             Origin::Layout(path) => Layout::open(path)?.document(descriptor)?,
-            Origin::Store => bail!(
+            // No image comes from there.
+            Origin::Store | Origin::Objects(_) => bail!(
                 "the store lost the blob {}: build or pull the image again",
                 descriptor.digest
             ),

@@ -1,10 +1,10 @@
-//! Plain HTTP for ADD and remote contexts: one request at a time, redirects left to the caller.
+//! Plain HTTP for ADD, remote contexts and caches: one request at a time, redirects left to the caller.
 
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, bail};
-use reqwest::Url;
 use reqwest::header::HeaderName;
+use reqwest::{Method, Url};
 
 use crate::registry::Client;
 
@@ -20,10 +20,24 @@ pub(crate) async fn get(
     url: &str,
     headers: &[(&str, String)],
 ) -> Result<Response> {
+    send(client, Method::GET, url, headers, None).await
+}
+
+/// Sends a request; only `http` and `https` may be asked.
+pub(crate) async fn send(
+    client: &Client,
+    method: Method,
+    url: &str,
+    headers: &[(&str, String)],
+    body: Option<reqwest::Body>,
+) -> Result<Response> {
     let url = parse(url)?;
-    let mut request = client.http(&url)?.get(url);
+    let mut request = client.http(&url)?.request(method, url);
     for (name, value) in headers {
         request = request.header(HeaderName::from_bytes(name.as_bytes())?, value);
+    }
+    if let Some(body) = body {
+        request = request.body(body);
     }
     let response = request
         .send()
@@ -58,6 +72,18 @@ impl Response {
         matches!(self.status(), 301 | 302 | 303 | 307 | 308)
             .then(|| self.header("location"))
             .flatten()
+    }
+
+    /// All of the body, if it is not longer than `limit`.
+    pub(crate) async fn whole(mut self, limit: u64) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            bytes.extend(chunk);
+            if bytes.len() as u64 > limit {
+                bail!("the answer is longer than {limit} bytes");
+            }
+        }
+        Ok(bytes)
     }
 
     /// The next piece of the body; `None` at its end.

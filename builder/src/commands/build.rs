@@ -88,7 +88,7 @@ impl Prepared {
             client: surroundings.client(insecure)?,
             secrets: secrets(surroundings, options, &store)?,
             settings: settings::settings(surroundings, options)?,
-            travel: caches::travel(options)?,
+            travel: caches::travel(options, surroundings.env)?,
             cancel: Cancel::new().context("prepare to stop steps")?,
             store,
         })

@@ -38,4 +38,5 @@ pub(crate) use date::parse as parse_date;
 pub use error::{Diagnostic, Error, Failure, Result, Retry};
 pub use push::{Pushed, Source};
 pub use store::{fetch_config, fetch_manifest, fetch_manifest_by_digest, pull_blob};
+pub(crate) use upload::stretch;
 pub use upload::{Meter, Open};

@@ -35,6 +35,17 @@ pub(super) enum Body<'a> {
     Stretch(Stretch<'a>),
 }
 
+/// The body of a request that carries `length` bytes of a blob from `from` on, for other servers than registries.
+pub(crate) fn stretch(open: &Open, from: u64, length: u64) -> reqwest::Body {
+    let stretch = Stretch {
+        open,
+        from,
+        length,
+        meter: None,
+    };
+    reqwest::Body::wrap(stretch.start(&Moved::default()))
+}
+
 /// A part of a blob.
 #[derive(Clone, Copy)]
 pub(super) struct Stretch<'a> {

@@ -222,7 +222,7 @@ fn fetch(
 }
 
 /// Makes sure that the bytes of `blob` can be read here.
-fn bring(outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
+pub(crate) fn bring(outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
     match &blob.content {
         BlobContent::Remote { origin, imported } => {
             fetch(outlet, step, &blob.descriptor, origin, imported.as_ref())

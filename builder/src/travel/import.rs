@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use lapstrake_cache::DiffId;
 
 use super::index::{INLINE, Index};
-use super::{Cache, Elsewhere, Place};
+use super::{Cache, Elsewhere, Images, Place};
 use crate::oci::manifest::{Document, parse_config};
 use crate::oci::{Descriptor, Manifest, media};
 use crate::progress::text;
@@ -75,6 +75,13 @@ fn one(outlet: &Outlet, place: &Place, number: usize) -> Result<Cache> {
 }
 
 fn indexes(outlet: &Outlet, place: &Place) -> Result<Vec<Index>> {
+    match place {
+        Place::Images(images) => of_images(outlet, images),
+        Place::Objects(objects) => Ok(vec![Index::parse(&objects.index(outlet)?)?]),
+    }
+}
+
+fn of_images(outlet: &Outlet, place: &Images) -> Result<Vec<Index>> {
     match place.top(outlet)? {
         Document::Manifest(manifest) => Ok(vec![of_manifest(outlet, place, &manifest)?]),
         Document::Index(index) => {
@@ -96,7 +103,7 @@ fn indexes(outlet: &Outlet, place: &Place) -> Result<Vec<Index>> {
     }
 }
 
-fn of_manifest(outlet: &Outlet, place: &Place, manifest: &Manifest) -> Result<Index> {
+fn of_manifest(outlet: &Outlet, place: &Images, manifest: &Manifest) -> Result<Index> {
     match manifest.config.media_type.as_str() {
         media::CACHE => Index::parse(&place.config(outlet, &manifest.config)?),
         media::OCI_CONFIG | media::DOCKER_CONFIG => {

@@ -3,6 +3,7 @@
 //! ```text
 //! index     what a cache says: keys, layers, selections, cache mounts; a small document
 //! place     where caches lie: a registry, an OCI layout, an image's config
+//! objects   or something that keeps objects by their names: S3, the cache of GitHub Actions
 //! import    the index of each --cache-from, before the first step; nothing else is fetched
 //! export    after the build: layers that are not there, then the index
 //! mounts    what cache mounts hold, which travels on demand
@@ -29,10 +30,13 @@
 //! a build that does not name it hit something wrong.
 
 mod export;
+mod gha;
 mod import;
 mod index;
 mod mounts;
+mod objects;
 mod place;
+mod s3;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,10 +46,13 @@ use lapstrake_cache::{Content, DiffId, Digest, Key, Store};
 use lapstrake_frontend::image::ImageRef;
 
 pub(crate) use export::{Export, Mode, inline};
+pub(crate) use gha::{Gha, Protocol};
 pub(crate) use import::import;
 pub(crate) use index::INLINE;
 pub(crate) use mounts::{Mounts, fill, mounts};
-pub(crate) use place::Place;
+pub(crate) use objects::Objects;
+pub(crate) use place::{Images, Place};
+pub(crate) use s3::S3;
 
 use crate::events::Events;
 use crate::fs::{Built, Chain, ChainLayer, Imported, Keys, Origin, PulledLayer};

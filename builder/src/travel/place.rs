@@ -1,18 +1,22 @@
 //! Where caches lie, and how they are read and written there.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use lapstrake_frontend::image::ImageRef;
+
+use super::Objects;
 
 use crate::events::Step;
 use crate::fs::Origin;
 use crate::oci::layout::{self, REF_NAME};
 use crate::oci::manifest::{self, Document};
 use crate::oci::{Descriptor, Layout, Manifest, media};
-use crate::pack::{Blob, document};
+use crate::pack::{Blob, document, open};
 use crate::registry::{fetch_config, fetch_manifest, fetch_manifest_by_digest};
-use crate::sink::{Outlet, registry, write_blob, write_whole};
+use crate::sink::{Outlet, bring, registry, write_blob, write_whole};
 
 /// The tag of a cache in a layout that was not given one.
 const DEFAULT_TAG: &str = "latest";
@@ -20,6 +24,15 @@ const DEFAULT_TAG: &str = "latest";
 /// Where a cache lies.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
+    /// Where images lie, as a manifest.
+    Images(Images),
+    /// As objects by their names.
+    Objects(Arc<Objects>),
+}
+
+/// A place of images.
+#[derive(Debug, Clone)]
+pub(crate) enum Images {
     /// Under a name in a registry; also an image that holds its own index.
     Registry(ImageRef),
     /// In an OCI layout directory.
@@ -30,31 +43,7 @@ pub(crate) enum Place {
     },
 }
 
-impl Place {
-    /// For messages.
-    pub(super) fn name(&self) -> String {
-        match self {
-            Self::Registry(image) => image.to_string(),
-            Self::Layout { path, .. } => path.display().to_string(),
-        }
-    }
-
-    /// The kind, as `type=` says it.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Self::Registry(_) => "registry",
-            Self::Layout { .. } => "local",
-        }
-    }
-
-    /// Where its blobs are.
-    pub(super) fn origin(&self) -> Origin {
-        match self {
-            Self::Registry(image) => Origin::Registry(image.clone()),
-            Self::Layout { path, .. } => Origin::Layout(path.clone()),
-        }
-    }
-
+impl Images {
     /// The manifest or index that the cache is known by.
     pub(super) fn top(&self, outlet: &Outlet) -> Result<Document> {
         match self {
@@ -105,27 +94,15 @@ impl Place {
         }
     }
 
-    /// Puts a blob there, unless it is there already.
-    pub(super) fn put(&self, outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
+    fn put(&self, outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
         match self {
             Self::Registry(image) => registry::push_blob(outlet, step, image, blob),
             Self::Layout { path, .. } => write_blob(outlet, step, path, blob),
         }
     }
 
-    /// Makes `index` the cache, all of whose `layers` were put.
-    pub(super) fn finish(
-        &self,
-        outlet: &Outlet,
-        step: &Step,
-        index: Vec<u8>,
-        layers: Vec<Descriptor>,
-        manifest_type: &str,
-    ) -> Result<()> {
-        let config = document(media::CACHE, index);
-        self.put(outlet, step, &config)?;
-        let manifest = Manifest::new(manifest_type, config.descriptor, layers);
-        let manifest = document(manifest_type, manifest.to_bytes());
+    /// Gives the manifest its name.
+    fn name(&self, outlet: &Outlet, step: &Step, manifest: Blob) -> Result<()> {
         match self {
             Self::Registry(image) => {
                 let now = outlet.tokio.block_on(outlet.client.head(image));
@@ -141,6 +118,72 @@ impl Place {
                 let name = name.as_deref().unwrap_or(DEFAULT_TAG);
                 name_in_layout(path, name, manifest.descriptor)
             }
+        }
+    }
+}
+
+impl Place {
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Images(Images::Registry(image)) => image.to_string(),
+            Self::Images(Images::Layout { path, .. }) => path.display().to_string(),
+            Self::Objects(objects) => objects.name(),
+        }
+    }
+
+    /// The kind, as `type=` says it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Images(Images::Registry(_)) => "registry",
+            Self::Images(Images::Layout { .. }) => "local",
+            Self::Objects(objects) => objects.kind(),
+        }
+    }
+
+    /// Where its blobs are.
+    pub(super) fn origin(&self) -> Origin {
+        match self {
+            Self::Images(Images::Registry(image)) => Origin::Registry(image.clone()),
+            Self::Images(Images::Layout { path, .. }) => Origin::Layout(path.clone()),
+            Self::Objects(objects) => Origin::Objects(Arc::clone(objects)),
+        }
+    }
+
+    /// Puts a blob there, unless it is there already.
+    pub(super) fn put(&self, outlet: &Outlet, step: &Step, blob: &Blob) -> Result<()> {
+        match self {
+            Self::Images(images) => images.put(outlet, step, blob),
+            Self::Objects(objects) => {
+                let digest = &blob.descriptor.digest;
+                if objects.has(outlet, digest)? {
+                    return Ok(());
+                }
+                bring(outlet, step, blob)?;
+                let (store, owned) = (outlet.store.clone(), blob.clone());
+                let open = move || open(&store, &owned).map_err(io::Error::other);
+                objects.put(outlet, digest, &open, blob.descriptor.size)
+            }
+        }
+    }
+
+    /// Makes `index` the cache, all of whose `layers` were put.
+    pub(super) fn finish(
+        &self,
+        outlet: &Outlet,
+        step: &Step,
+        index: Vec<u8>,
+        layers: Vec<Descriptor>,
+        manifest_type: &str,
+    ) -> Result<()> {
+        match self {
+            Self::Images(images) => {
+                let config = document(media::CACHE, index);
+                images.put(outlet, step, &config)?;
+                let manifest = Manifest::new(manifest_type, config.descriptor, layers);
+                images.name(outlet, step, document(manifest_type, manifest.to_bytes()))
+            }
+            Self::Objects(objects) => objects.put_index(outlet, index),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! a registry in this process serves.
 #![allow(clippy::unwrap_used)]
 
+mod objects;
 pub mod registry;
 pub mod support;
 

@@ -55,7 +55,8 @@ impl Request {
         format!("{} {}", self.method, self.path)
     }
 
-    fn fields(&self, name: &str) -> Vec<String> {
+    /// The values of a field of the query.
+    pub fn fields(&self, name: &str) -> Vec<String> {
         let base = reqwest::Url::parse(&format!("http://x/?{}", self.query)).unwrap();
         base.query_pairs()
             .filter(|(key, _)| key == name)
@@ -63,7 +64,8 @@ impl Request {
             .collect()
     }
 
-    fn field(&self, name: &str) -> Option<String> {
+    /// The last value of a field of the query.
+    pub fn field(&self, name: &str) -> Option<String> {
         self.fields(name).pop()
     }
 }

@@ -13,14 +13,14 @@ const APP: &str = "FROM busybox AS build\nWORKDIR /src\nCOPY main.c .\nRUN cat m
 const CACHE: &str = "application/vnd.lapstrake.cache.v1+json";
 
 /// A machine with the application and its main.c.
-fn machine() -> TestSpace {
+pub(super) fn machine() -> TestSpace {
     let space = TestSpace::with(APP);
     space.write("main.c", "int main;");
     space
 }
 
 /// The steps of the Dockerfile that were worked, by their instruction.
-fn worked(ended: &Ended) -> Vec<String> {
+pub(super) fn worked(ended: &Ended) -> Vec<String> {
     let lines: Vec<(&str, &str)> = ended
         .stderr
         .lines()

@@ -133,10 +133,12 @@ pub(crate) struct CacheArgs {
     /// Which mode bits of files of the context count: exact, or normalized (write bits of group and others do not)
     #[arg(long, value_name = "MODE")]
     pub(crate) context_modes: Option<String>,
-    /// Take what other machines left: an image or a cache by its name, or type=registry (ref=NAME), local (src=DIR)
+    /// Take what other machines left: an image or a cache by its name, or
+    /// type=registry (ref=NAME), local (src=DIR), s3 (bucket=NAME,region=REGION) or gha
     #[arg(long, value_name = "NAME | type=TYPE,…")]
     pub(crate) cache_from: Vec<String>,
-    /// Leave keys and layers for other machines: type=registry (ref=NAME), local (dest=DIR) or inline, with mode=min|max
+    /// Leave keys and layers for other machines: type=registry (ref=NAME), local (dest=DIR),
+    /// inline, s3 or gha, with mode=min|max, compression=gzip|zstd|uncompressed, mounts=ID,…|all, ignore-error=true
     #[arg(long, value_name = "NAME | type=TYPE,…")]
     pub(crate) cache_to: Vec<String>,
     /// Say of each step whether it was cached, and if not, what changed
