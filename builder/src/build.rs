@@ -210,9 +210,9 @@ async fn attempt(
         .zip(&merged.places)
         .map(|(plan, places)| places[index(plan.result)])
         .collect();
-    let mut graph = Graph::new(merged.nodes.clone(), &wanted);
+    let graph = Graph::new(merged.nodes.clone(), &wanted);
     let ahead = Ahead::new(&store, &sinks, &travel.to, graph.layers_of(&wanted));
-    let finishing = Arc::new(Finishing {
+    let finishing = Finishing {
         outlet,
         plans,
         places: merged.places,
@@ -220,15 +220,31 @@ async fn attempt(
         sinks,
         travel,
         epoch,
-    });
+    };
     let ops = Arc::new(ops);
+    let built = work(graph, &ops, &ahead, finishing).await;
+    *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &project).await;
+    built
+}
+
+/// Works all steps and emits what they made.
+async fn work(
+    mut graph: Graph,
+    ops: &Arc<Ops>,
+    ahead: &Ahead,
+    finishing: Finishing,
+) -> Result<Built, BuildError> {
+    let Ops {
+        store,
+        events,
+        cancel,
+        ..
+    } = ops.as_ref();
+    let finishing = Arc::new(finishing);
     loop {
         let finished = |id, fs: &Fs| ahead.start(id, fs);
-        let executor = Arc::clone(&ops);
-        let solving = engine::solve(graph, executor, &store, &events, &cancel, &finished);
-        let solved = solving.await;
-        *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &project).await;
-        let solved = match solved {
+        let solving = engine::solve(graph, Arc::clone(ops), store, events, cancel, &finished);
+        let solved = match solving.await {
             Ok(graph) if !cancel.is_cancelled() => graph,
             Ok(_) => return Err(BuildError::Cancelled),
             Err(failure) => {

@@ -9,6 +9,7 @@ mod args;
 mod cache;
 mod commands;
 mod context;
+mod control;
 mod dns;
 mod environment;
 mod hosts;
@@ -37,11 +38,12 @@ pub use commands::{
     PruneOptions, PullOptions, PushOptions, RemoveOptions, TagOptions, UsageOptions,
 };
 pub use context::{ContextArg, ContextSource, DockerfileArg};
+pub use control::ContextModes;
 pub use dns::Dns;
 pub use environment::Environment;
 pub use hosts::{HostAddress, HostEntry};
 pub use limits::{Limits, Resources, Ulimit};
-pub use options::{BuildOptions, ContextModes};
+pub use options::BuildOptions;
 pub use output::{
     ArchiveFormat, ArchiveOutput, Compression, Destination, Encoding, FilesOutput, ImageOutput,
     OutputSpec,

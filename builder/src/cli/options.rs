@@ -12,6 +12,7 @@ use super::annotation::{self, Annotation};
 use super::args::BuildArgs;
 use super::cache::{Attestation, CacheSpec, Call};
 use super::context::{self, ContextArg, ContextSource, DockerfileArg};
+use super::control::{self, ContextModes};
 use super::dns::Dns;
 use super::environment::Environment;
 use super::hosts::HostEntry;
@@ -21,16 +22,6 @@ use super::secret::{SecretSpec, SshSpec, last_of_each};
 use super::security::no_new_privileges;
 use super::values::{Invalid, boolean, duration, key_value, size};
 use super::{ProgressMode, unsupported};
-
-/// Which mode bits of files of a local context count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ContextModes {
-    /// All of them, as for BuildKit.
-    #[default]
-    Exact,
-    /// Not the write bits of group and others, by which checkouts with different umasks differ.
-    Normalized,
-}
 
 /// Everything that `build` was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,16 +145,16 @@ impl BuildOptions {
             tags,
             iid_file: args.output.iidfile.as_ref().map(PathBuf::from),
             metadata_file: args.output.metadata_file.as_ref().map(PathBuf::from),
-            no_cache: no_cache(args)?,
-            no_cache_steps: no_cache_steps(args)?,
-            rebuild_from: rebuild_from(args)?,
+            no_cache: control::no_cache(args)?,
+            no_cache_steps: control::no_cache_steps(args)?,
+            rebuild_from: control::rebuild_from(args)?,
             cache_ttl: args
                 .cache
                 .cache_ttl
                 .as_deref()
                 .map(|text| of("cache-ttl", duration(text)))
                 .transpose()?,
-            context_modes: context_modes(args)?,
+            context_modes: control::context_modes(args)?,
             cache_from: caches("cache-from", &args.cache.cache_from)?,
             cache_to: caches("cache-to", &args.cache.cache_to)?,
             explain: args.cache.explain,
@@ -378,67 +369,6 @@ fn push(outputs: &mut Vec<OutputSpec>) {
     }
     if !any {
         outputs.push(OutputSpec::image(true));
-    }
-}
-
-fn no_cache(args: &BuildArgs) -> Result<NoCache, Invalid> {
-    let stages = args
-        .cache
-        .no_cache_filter
-        .iter()
-        .flat_map(|text| text.split(','));
-    let stages: Vec<String> = stages
-        .filter(|stage| !stage.is_empty() && !stage.contains(':'))
-        .map(str::to_owned)
-        .collect();
-    let any = args
-        .cache
-        .no_cache_filter
-        .iter()
-        .any(|text| !text.is_empty());
-    match (args.cache.no_cache == Some(true), stages.is_empty()) {
-        (true, _) if any => Err("--no-cache and --no-cache-filter: give one of them".to_owned()),
-        (true, _) => Ok(NoCache::All),
-        (false, true) => Ok(NoCache::Use),
-        (false, false) => Ok(NoCache::Stages(stages)),
-    }
-}
-
-/// The values of `--no-cache-filter` that name steps. No stage has a colon in its name.
-fn no_cache_steps(args: &BuildArgs) -> Result<Vec<(String, u32)>, Invalid> {
-    let texts = args.cache.no_cache_filter.iter();
-    let steps = texts
-        .flat_map(|text| text.split(','))
-        .filter_map(|text| text.split_once(':'));
-    let step = |(stage, number): (&str, &str)| {
-        let number = number.parse().map_err(|_| {
-            format!("--no-cache-filter: {number:?} is not the number of a step, as in build:3")
-        })?;
-        Ok((stage.to_owned(), number))
-    };
-    steps.map(step).collect()
-}
-
-fn rebuild_from(args: &BuildArgs) -> Result<Option<u32>, Invalid> {
-    let text = args.cache.rebuild_from.as_deref();
-    let Some(text) = text.filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    match text.parse() {
-        Ok(line) if line > 0 => Ok(Some(line)),
-        _ => Err(format!(
-            "--rebuild-from: {text:?} is not the number of a line"
-        )),
-    }
-}
-
-fn context_modes(args: &BuildArgs) -> Result<ContextModes, Invalid> {
-    match args.cache.context_modes.as_deref() {
-        None | Some("" | "exact") => Ok(ContextModes::Exact),
-        Some("normalized") => Ok(ContextModes::Normalized),
-        Some(other) => Err(format!(
-            "--context-modes: unknown mode {other:?}: use exact or normalized"
-        )),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Which files a copy selected, so that the next miss of it can name those that changed.
 //!
 //! A list is kept under the digest of the selection: copies of the same files share it, and a hit writes none. It holds
-//! for each path the type, the mode and the first bytes of the content's digest, compressed.
+//! for each path the type, the mode and the first bytes of the content's digest, compressed. Of each copy the last few
+//! lists are kept.
 
 use std::collections::BTreeMap;
 
@@ -55,6 +56,12 @@ pub(crate) fn save(store: &Store, selection: &Content, listing: &Listing) -> Res
     let text = serde_json::to_vec(listing)?;
     let zstd = STANDARD_NO_PAD.encode(zstd::bulk::compress(&text, 1)?);
     Ok(store.put_record(&key(selection), &Record { zstd })?)
+}
+
+/// Removes the list of a selection.
+pub(crate) fn remove(store: &Store, selection: &Content) -> Result<()> {
+    store.remove_record(&key(selection))?;
+    Ok(())
 }
 
 /// The list of a selection, if there is one.

@@ -23,6 +23,9 @@ pub(crate) use project::{last, project};
 /// More steps of a project are not remembered.
 const MOST: usize = 2000;
 
+/// Of so many earlier selections of a copy the lists are kept.
+const LISTS: usize = 3;
+
 /// What became of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -52,6 +55,9 @@ pub(crate) struct Step {
     pub(crate) definition: Option<Key>,
     /// What a copy selected.
     pub(crate) selection: Option<Content>,
+    /// What it selected before that, latest first.
+    #[serde(default)]
+    pub(crate) selections: Vec<Content>,
     /// What the key was made of.
     pub(crate) parts: Vec<Part>,
     /// Why it was worked.
@@ -159,6 +165,9 @@ impl Build<'_> {
             };
             let reasons = context.reasons(at);
             steps[at].reasons = reasons;
+            if let Some(old) = pairs[at].map(|old| known[old]) {
+                forget_old_lists(store, old, &mut steps[at])?;
+            }
         }
         let taken: Vec<bool> = (0..known.len())
             .map(|at| pairs.contains(&Some(at)))
@@ -198,6 +207,7 @@ impl Build<'_> {
                 key: note.map(|note| note.key),
                 definition: note.map(|note| note.definition),
                 selection: note.and_then(|note| note.selection),
+                selections: Vec::new(),
                 parts,
                 reasons: Vec::new(),
             });
@@ -229,6 +239,18 @@ impl Build<'_> {
             }
         }
     }
+}
+
+/// Keeps the lists of what a copy selected lately, and removes those from long ago.
+fn forget_old_lists(store: &Store, old: &Step, new: &mut Step) -> Result<()> {
+    let before = old.selection.iter().chain(&old.selections);
+    let mut before: Vec<Content> = before.copied().collect();
+    before.retain(|selection| Some(*selection) != new.selection);
+    for forgotten in before.drain(LISTS.min(before.len())..) {
+        listing::remove(store, &forgotten)?;
+    }
+    new.selections = before;
+    Ok(())
 }
 
 /// The stage with the platform, which the name of a step carries where there are several.

@@ -101,6 +101,8 @@ fn filters_select() {
         let mut kinds: Vec<String> = items(space)
             .iter()
             .map(|item| item["Type"].as_str().unwrap().to_owned())
+            // Files that were written just now are not remembered.
+            .filter(|kind| kind != "context")
             .collect();
         kinds.sort();
         kinds.dedup();

@@ -73,9 +73,10 @@ pub fn worked(ended: &Ended) -> Vec<String> {
     let steps =
         steps.filter(|(number, rest)| !rest.starts_with("[internal]") && !is(number, "CACHED"));
     let name = |rest: &str| rest.split_once("] ").unwrap().1.to_owned();
-    let mut names: Vec<String> = steps.map(|(_, rest)| name(rest)).collect();
-    names.dedup();
-    names
+    // One that says more after others is named again.
+    let mut seen = std::collections::HashSet::new();
+    let first = steps.filter(|(number, _)| seen.insert(number.clone()));
+    first.map(|(_, rest)| name(rest)).collect()
 }
 
 impl TestSpace {
