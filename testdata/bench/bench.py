@@ -13,6 +13,8 @@ What is measured (medians; the builders take turns within each round):
               which looks at each file once
   records     lapstrake alone: the first rebuild again, on a store with 100 and with 100,000 more records
   together    lapstrake alone: 16 equal builds at once on an empty store; processor time of all of them, beside that of one
+  travel      lapstrake alone: a rebuild of 50 steps with nothing changed, alone and with its cache exported to a registry that has
+              it already; and the same build on an empty store that finds its keys there
   prune       lapstrake alone: a prune of a store with 10,000 records
   memory      the peak of each of these: the largest process (lapstrake, buildah), or the daemons and the client (docker)
 
@@ -472,6 +474,25 @@ def prune(builders, registry, rounds):
     return {"prune of 10,000 records": in_rounds(ours(builders), rounds, measure)}
 
 
+def travel(builders, registry, rounds):
+    folder = os.path.join(WORK, "travel")
+    write(folder + "/Dockerfile", "FROM %s/library/busybox:latest\n" % registry + "".join("RUN echo %d > /%d\n" % (n, n) for n in range(50)))
+    cache = "type=registry,ref=%s/bench/cache" % registry
+    export = "--cache-to=%s,mode=max" % cache
+    for builder in ours(builders):
+        builder.build(folder, export)
+    alone = in_rounds(ours(builders), 5 * rounds, lambda b, r: r.add(b.build(folder)))
+    exported = in_rounds(ours(builders), 5 * rounds, lambda b, r: r.add(b.build(folder, export)))
+
+    def elsewhere(builder, result):
+        builder.forget()
+        settle()
+        result.add(builder.build(folder, "--cache-from=" + cache))
+    imported = in_rounds(ours(builders), rounds, elsewhere)
+    return {"rebuild of 50 steps, nothing changed": alone, "the same, and cache export of 50 layers": exported,
+            "50 steps on an empty store, from the cache": imported}
+
+
 def processor_time(builder, context, count):
     """Builds so often at once; (processor seconds of all, peak bytes of the largest)."""
     argv = [builder.binary, "--root", builder.store.path, "build", "--progress=plain", "--network=none", context]
@@ -509,7 +530,7 @@ def settle():
 
 
 MEASURES = {"rebuild": rebuild, "run": run_steps, "copy": copy, "archive": archive, "contexts": contexts, "records": records,
-            "together": together, "prune": prune}
+            "together": together, "travel": travel, "prune": prune}
 
 
 # ---------------------------------------------------------------- report

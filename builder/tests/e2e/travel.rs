@@ -354,6 +354,97 @@ fn failures_of_an_export_are_errors_unless_they_are_ignored() {
     );
 }
 
+/// Docker's own registry, on a free port.
+struct DockerRegistry {
+    child: std::process::Child,
+    host: String,
+    _data: tempfile::TempDir,
+}
+
+impl Drop for DockerRegistry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl DockerRegistry {
+    fn start() -> Self {
+        use std::net::{TcpListener, TcpStream};
+        use std::process::{Command, Stdio};
+        let data = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let config = data.path().join("config.yml");
+        let root = data.path().join("data");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"{host}\"}}\n",
+            root.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("run docker-registry: {error}: install it"));
+        let server = Self {
+            child,
+            host,
+            _data: data,
+        };
+        let started = std::time::Instant::now();
+        while TcpStream::connect(&server.host).is_err() {
+            let waited = started.elapsed();
+            assert!(waited.as_secs() < 30, "docker-registry does not listen");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        server
+    }
+}
+
+#[test]
+fn a_real_registry_holds_caches_of_each_form() {
+    let registry = DockerRegistry::start();
+    let host = &registry.host;
+    for (number, form) in [
+        "",
+        ",mode=max,compression=zstd",
+        ",oci-mediatypes=false",
+        ",compression=uncompressed",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("{host}/cache{number}:main");
+        machine().build(&[&format!("--cache-to=type=registry,ref={name}{form}"), "."]);
+        let space = machine();
+        let push = format!("--output=type=image,name={host}/app{number}:1,push=true");
+        let built = space.build(&["--cache-from", &name, &push, "."]);
+        assert_eq!(worked(&built), [""; 0], "{form}: {}", built.stderr);
+        let built = space.build(&["--cache-from", &name, "-o", "../out", "."]);
+        assert_eq!(worked(&built), [""; 0], "{form}: {}", built.stderr);
+        assert_eq!(space.read("../out/check"), "int main;");
+        // What was pushed is whole.
+        let other = TestSpace::with(&format!(
+            "FROM {host}/app{number}:1\nRUN cat /check > /again\n"
+        ));
+        other.build(&["-o", "../out", "."]);
+        assert_eq!(other.read("../out/again"), "int main;");
+    }
+}
+
+#[test]
+fn a_registry_that_is_not_there_does_not_hold_up_a_build_for_long() {
+    let space = machine();
+    let started = std::time::Instant::now();
+    let built = space.build(&["--cache-from=127.0.0.1:1/cache", "."]);
+    assert!(built.stderr.contains("is not used"), "{}", built.stderr);
+    assert!(started.elapsed().as_secs() < 60, "{}", built.stderr);
+}
+
 /// The files `check` and `both` after a step that runs on everything.
 fn both(space: &TestSpace, flags: &[&str]) -> (Ended, String) {
     space.write(
