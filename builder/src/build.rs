@@ -3,7 +3,7 @@
 //! Everything arrives as a value (contexts, secrets, the client, where progress goes), so that another front door than the
 //! command line can use it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -17,23 +17,22 @@ use lapstrake_frontend::plan::{Entitlement, Inputs, Node, Op, OpId, Plan};
 use lapstrake_frontend::span::Span;
 use lapstrake_runtime::Cancel;
 
+use crate::ahead::Ahead;
 use crate::assemble::{Image, assemble};
 use crate::cdi::{Devices, Given};
 use crate::cli::Allowed;
-use crate::compress::Compression;
 use crate::context::LocalContext;
 use crate::engine::{self, Executor, Graph, index, merge};
 use crate::events::Events;
 use crate::explain::{self, Notes};
 use crate::forced::{self, Forced};
-use crate::fs::{Chain, ChainLayer, Fs};
+use crate::fs::{Chain, Fs};
 use crate::ops::{Ops, Settings};
-use crate::pack::compress_ahead;
 use crate::registry::Client;
 use crate::resolve::{PlanError, Resolver};
 use crate::secrets::Secrets;
 use crate::sink::{Emitted, Outlet, Sink};
-use crate::travel::{self, Elsewhere, Export, Lost, Mode, Place};
+use crate::travel::{self, Elsewhere, Export, Lost, Place};
 
 /// All that a build is made of.
 pub(crate) struct Request {
@@ -211,7 +210,8 @@ async fn attempt(
         .map(|(plan, places)| places[index(plan.result)])
         .collect();
     let graph = Graph::new(merged.nodes.clone(), &wanted);
-    let ahead = Ahead::new(&store, &sinks, &travel.to, graph.layers_of(&wanted));
+    let in_image = graph.layers_of(&wanted);
+    let ahead = Ahead::new(&outlet, &sinks, &travel.to, in_image);
     let finishing = Finishing {
         outlet,
         plans,
@@ -220,20 +220,16 @@ async fn attempt(
         sinks,
         travel,
         epoch,
+        ahead,
     };
     let ops = Arc::new(ops);
-    let built = work(graph, &ops, &ahead, finishing).await;
+    let built = work(graph, &ops, finishing).await;
     *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &project).await;
     built
 }
 
 /// Works all steps and emits what they made.
-async fn work(
-    mut graph: Graph,
-    ops: &Arc<Ops>,
-    ahead: &Ahead,
-    finishing: Finishing,
-) -> Result<Built, BuildError> {
+async fn work(mut graph: Graph, ops: &Arc<Ops>, finishing: Finishing) -> Result<Built, BuildError> {
     let Ops {
         store,
         events,
@@ -242,7 +238,7 @@ async fn work(
     } = ops.as_ref();
     let finishing = Arc::new(finishing);
     loop {
-        let finished = |id, fs: &Fs| ahead.start(id, fs);
+        let finished = |id, fs: &Fs| finishing.ahead.start(id, fs);
         let solving = engine::solve(graph, Arc::clone(ops), store, events, cancel, &finished);
         let solved = match solving.await {
             Ok(graph) if !cancel.is_cancelled() => graph,
@@ -393,6 +389,7 @@ struct Finishing {
     sinks: Vec<Sink>,
     travel: Travel,
     epoch: Option<i64>,
+    ahead: Ahead,
 }
 
 impl Finishing {
@@ -423,58 +420,13 @@ impl Finishing {
             .iter()
             .map(|sink| sink.emit(outlet, &images))
             .collect::<Result<_>>()?;
+        self.ahead.wait();
         let chains: Vec<&Chain> = images.iter().map(|image| &image.layers).collect();
         let mounts = travel::mounts(graph.ops());
         for export in &self.travel.to {
             export.emit(outlet, &results, &chains, &mounts)?;
         }
         Ok(Built { images, emitted })
-    }
-}
-
-/// Compresses layers as soon as they are made, while later steps run.
-struct Ahead {
-    store: Store,
-    /// For layers that go into an image.
-    image: HashSet<Compression>,
-    /// For all layers: those of caches.
-    all: HashSet<Compression>,
-    /// The ops whose layers go into an image.
-    ops: HashSet<OpId>,
-}
-
-impl Ahead {
-    fn new(store: &Store, sinks: &[Sink], exports: &[Export], ops: HashSet<OpId>) -> Self {
-        let of = |mode| {
-            let exports = exports.iter().filter(move |export| export.mode == mode);
-            exports.map(Export::compression)
-        };
-        let all: HashSet<_> = of(Mode::Max).collect();
-        let image = sinks
-            .iter()
-            .filter_map(|sink| Some(sink.packing()?.compression))
-            .chain(of(Mode::Min))
-            .filter(|how| !all.contains(how))
-            .collect();
-        Self {
-            store: store.clone(),
-            image,
-            all,
-            ops,
-        }
-    }
-
-    fn start(&self, id: OpId, fs: &Fs) {
-        let Fs::Layers(chain) = fs else { return };
-        let Some(ChainLayer::Built(built)) = chain.layers.last() else {
-            return;
-        };
-        let image = self.image.iter().filter(|_| self.ops.contains(&id));
-        for how in self.all.iter().chain(image) {
-            let (store, diff_id, how) = (self.store.clone(), built.layer.diff_id, *how);
-            // A failure here is met again, and reported, when the layer is packed.
-            tokio::task::spawn_blocking(move || compress_ahead(&store, diff_id, how));
-        }
     }
 }
 

@@ -117,6 +117,15 @@ impl Events {
         }
     }
 
+    /// A step that nobody is shown.
+    pub(crate) fn unseen(&self) -> Step {
+        let id = StepId(self.next.fetch_add(1, Ordering::Relaxed));
+        Step {
+            events: self.clone(),
+            id,
+        }
+    }
+
     /// Begins a step that is no op, such as an export.
     pub(crate) fn begin(&self, name: &str) -> Step {
         let id = StepId(self.next.fetch_add(1, Ordering::Relaxed));

@@ -8,6 +8,7 @@
 //!
 //! [`progress`] shows what happens; [`oci`] and [`registry`] speak the formats and the protocol of images.
 
+mod ahead;
 mod assemble;
 mod build;
 mod cdi;

@@ -113,6 +113,7 @@ fn export(attributes: &mut Attributes) -> Result<Option<Export>> {
         packing,
         ignore_error,
         mounts,
+        sent: Arc::default(),
     }))
 }
 

@@ -1,6 +1,7 @@
 //! A build's keys and layers, brought to where other machines find them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use lapstrake_cache::{DiffId, Key};
@@ -9,7 +10,6 @@ use super::Elsewhere;
 use super::Place;
 use super::index::{Index, LayerEntry, MountEntry, StepEntry};
 use super::mounts::{Mount, Mounts};
-use crate::compress::Compression;
 use crate::fs::{Chain, ChainLayer, Fs, Keys};
 use crate::oci::{Descriptor, media};
 use crate::pack::{Flavour, Packing, layer_blob};
@@ -38,12 +38,14 @@ pub(crate) struct Export {
     pub(crate) ignore_error: bool,
     /// The cache mounts whose contents travel.
     pub(crate) mounts: Mounts,
+    /// Layers that this build has brought there.
+    pub(crate) sent: Arc<Mutex<HashMap<DiffId, Descriptor>>>,
 }
 
 impl Export {
-    /// How its layers are compressed.
-    pub(crate) fn compression(&self) -> Compression {
-        self.packing.compression
+    /// Brings a layer there before the build has ended. Whether that went well is seen when the cache is exported.
+    pub(crate) fn ahead(&self, outlet: &Outlet, layer: &ChainLayer) {
+        let _ = self.put(outlet, &outlet.events.unseen(), layer);
     }
 
     /// Exports. `results` are what all ops of the build yielded, in their order; `images` are those that it was for;
@@ -122,6 +124,10 @@ impl Export {
         step: &crate::events::Step,
         layer: &ChainLayer,
     ) -> Result<Option<Descriptor>> {
+        let sent = || self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(descriptor) = sent().get(&layer.diff_id()) {
+            return Ok(Some(descriptor.clone()));
+        }
         let put = || {
             crate::sink::bring_if_changed(outlet, step, layer, &self.packing)?;
             let blob = layer_blob(&outlet.store, layer, &self.packing)?;
@@ -129,7 +135,10 @@ impl Export {
             Ok(blob.descriptor)
         };
         match (put(), layer) {
-            (Ok(descriptor), _) => Ok(Some(descriptor)),
+            (Ok(descriptor), _) => {
+                sent().insert(layer.diff_id(), descriptor.clone());
+                Ok(Some(descriptor))
+            }
             (Err(error), ChainLayer::Imported(layer)) if super::Lost::is(&error) => {
                 outlet.elsewhere.lose(layer, &error);
                 Ok(None)

@@ -687,3 +687,25 @@ fn many_machines_share_one_cache_at_once() {
     let built = last.build(&[&format!("--cache-from={name}"), "."]);
     assert_eq!(worked(&built), [""; 0], "{}", built.stderr);
 }
+
+#[test]
+fn layers_go_up_while_later_steps_run() {
+    let registry = Registry::start(Auth::Open);
+    let first = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let seen = std::sync::Arc::clone(&first);
+    registry.hook(move |request| {
+        if request.method == "PUT" && request.path.contains("/uploads/") {
+            seen.lock()
+                .unwrap()
+                .get_or_insert_with(std::time::Instant::now);
+        }
+        None
+    });
+    let space = TestSpace::with("FROM busybox\nRUN echo first > /first\nRUN sleep 6\n");
+    space.build(&[&to(&registry, ",mode=max"), "."]);
+    let sent = first.lock().unwrap().expect("something was sent");
+    assert!(
+        sent.elapsed().as_secs() >= 2,
+        "the first layer was sent only at the end"
+    );
+}
