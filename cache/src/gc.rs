@@ -213,14 +213,25 @@ impl Store {
                 if leased.contains(&Leased::Record(key)) {
                     return Ok(false);
                 }
-                Path::new(KEYS).join(key.to_string())
+                return self.discard_small(&Path::new(KEYS).join(key.to_string()));
             }
-            Kept::StatIndex(id) => Path::new(STATS).join(crate::digest::to_hex(&id)),
+            Kept::StatIndex(id) => {
+                return self.discard_small(&Path::new(STATS).join(crate::digest::to_hex(&id)));
+            }
             Kept::CacheMount(id) => return self.discard_mount(&id),
         };
         // An uncompressed layer has the digest of its blob: the folder is part of the name.
         let target = name.to_string_lossy().replace('/', "-");
         match renameat(self.dir(), &name, bin, target) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(Error::io("remove", &self.root().join(name), error)),
+        }
+    }
+
+    /// Small files are removed while builds wait: moving them away first costs as much again.
+    fn discard_small(&self, name: &Path) -> Result<bool> {
+        match unlinkat(self.dir(), name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(Error::io("remove", &self.root().join(name), error)),

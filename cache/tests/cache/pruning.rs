@@ -307,3 +307,47 @@ fn build(root: &std::path::Path, number: u64, variant: u64) {
     assert!(store.read_blob(&named, 1000).unwrap().is_some());
     check(&store);
 }
+
+#[test]
+fn a_prune_frees_as_much_as_is_asked_and_stops_in_time() {
+    let (dir, store) = store();
+    let root = dir.path().join("store");
+    for n in 0..20u8 {
+        store.put_blob(&[n; 10_000]).unwrap();
+    }
+    drop(store);
+    let store = Store::open(&root).unwrap();
+    let before = store.usage().unwrap();
+    let mut nothing = |_: &Store, _: &Digest| Ok(Vec::new());
+    let policy = Policy {
+        to_free: Some(20_000),
+        ..Policy::default()
+    };
+    let removed = store.collect(&policy, NOW, &mut nothing).unwrap();
+    let freed: u64 = removed.iter().map(|item| item.size).sum();
+    assert!((20_000..40_000).contains(&freed), "{freed}");
+    assert_eq!(before.total() - store.usage().unwrap().total(), freed);
+    let late = Policy {
+        max_time: Some(Duration::ZERO),
+        ..ALL
+    };
+    assert_eq!(store.collect(&late, NOW, &mut nothing).unwrap(), []);
+}
+
+#[test]
+fn a_layer_and_its_blob_of_the_same_name_go_together() {
+    let (dir, store) = store();
+    let root = dir.path().join("store");
+    let made = layer(&store, &[], |root| {
+        fs::write(root.join("file"), "x").unwrap();
+    });
+    let mut tar = Vec::new();
+    store.write_layer_tar(&made.diff_id, &mut tar).unwrap();
+    assert_eq!(store.put_blob(&tar).unwrap(), made.diff_id.0);
+    drop(store);
+    let store = Store::open(&root).unwrap();
+    let removed = store
+        .collect(&ALL, NOW, &mut |_, _| Ok(Vec::new()))
+        .unwrap();
+    assert_eq!(kinds(&removed), ["blob", "layer"]);
+}
