@@ -25,10 +25,11 @@ apps: build
 	@testdata/bin/setup demo
 	@testdata/bin/demo c python node rust
 
-# Times lapstrake beside buildah and docker; BENCH holds arguments, such as BENCH="--rounds 1".
+# Times lapstrake beside buildah and docker, and the parser alone; BENCH holds arguments, such as BENCH="--rounds 1".
 bench: build
 	@testdata/bin/setup bench
 	@python3 testdata/bench/bench.py $(BENCH)
+	cargo bench -q -p lapstrake-frontend --locked
 
 install: build
 	install -D -m 755 $(LAPSTRAKE) $(DESTDIR)$(PREFIX)/bin/lapstrake
