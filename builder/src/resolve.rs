@@ -130,7 +130,12 @@ impl Resolver {
             match pin {
                 Ok(pin) => pins.push((wanted, pin)),
                 Err(error) => {
-                    let error = error.context(format!("load metadata for {}", wanted.reference));
+                    let near = wanted.near.map(|near| format!(" (did you mean {near}?)"));
+                    let error = error.context(format!(
+                        "load metadata for {}{}",
+                        wanted.reference,
+                        near.unwrap_or_default()
+                    ));
                     return Err(PlanError::Image {
                         span: Some(wanted.span),
                         error,

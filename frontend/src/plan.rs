@@ -398,4 +398,6 @@ pub struct Wanted {
     pub platform: Platform,
     /// The instruction that names it: the place to show when it cannot be had.
     pub span: Span,
+    /// What was probably meant, if it is not there: a stage of nearly that name, or a well-known image.
+    pub near: Option<String>,
 }

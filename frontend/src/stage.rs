@@ -10,7 +10,7 @@ use crate::diag::{Code, Diagnostic, MAX_ERRORS};
 use crate::env::Env;
 use crate::expand;
 use crate::image::{ImageRef, Platform, normalize_context_name};
-use crate::lint::Warning;
+use crate::lint::{self, Warning};
 use crate::mount_from;
 use crate::plan::{Inputs, NamedContext};
 use crate::span::{Span, Spanned};
@@ -127,6 +127,8 @@ impl<'a> Stages<'a> {
             escape,
         };
         let mut errors = Vec::new();
+        let check = inputs.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+        errors.extend(lint::validate(dockerfile, check.map(String::as_str)).err());
         for chunk in chunks {
             if errors.len() >= MAX_ERRORS {
                 return Err(errors);

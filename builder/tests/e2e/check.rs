@@ -187,3 +187,15 @@ fn another_frontend_is_named_in_a_note() {
     );
     assert!(!space.build(&["."]).stderr.contains("is not run"));
 }
+
+#[test]
+fn an_image_that_is_not_there_may_be_a_stage_misspelt() {
+    let space =
+        TestSpace::with("FROM scratch AS builder\nFROM scratch\nCOPY --from=buidler /a /\n");
+    let error = space.fails(&["."]);
+    assert!(error.contains("Dockerfile:3"), "{error}");
+    assert!(
+        error.contains("load metadata for buidler:latest (did you mean builder?)"),
+        "{error}"
+    );
+}

@@ -264,6 +264,11 @@ pub fn lint(
     Ok(Report { warnings, error })
 }
 
+/// Refuses a `# check=`, or what is given in its place, that cannot be read.
+pub(crate) fn validate(dockerfile: &Dockerfile, check: Option<&str>) -> Result<(), Diagnostic> {
+    Checks::of(dockerfile, check).map(drop)
+}
+
 fn violation(warnings: &[Warning]) -> Option<Diagnostic> {
     let span = warnings.first()?.span;
     let names: BTreeSet<&str> = warnings.iter().map(|warning| warning.rule.name()).collect();

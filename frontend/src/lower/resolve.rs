@@ -10,6 +10,13 @@ use crate::parse_trigger;
 use crate::plan::Wanted;
 use crate::span::Span;
 use crate::stage::{Base, Named, StageId, Stages, instruction_sources};
+use crate::suggest;
+
+/// Images that people often mean.
+const COMMON_IMAGES: [&str; 14] = [
+    "alpine", "busybox", "centos", "debian", "fedora", "golang", "nginx", "node", "php",
+    "postgres", "python", "redis", "rust", "ubuntu",
+];
 
 /// Everything that lowering reads besides the Dockerfile.
 #[derive(Debug, Default)]
@@ -194,7 +201,10 @@ impl Known {
         }
         let Some(json) = stages.inputs.images.get(&key) else {
             if self.asked.insert(key.clone()) {
+                let name = key.0.familiar_name();
+                let names = stages.names().chain(COMMON_IMAGES);
                 self.wanted.push(Wanted {
+                    near: suggest::nearest(&name, names).map(str::to_owned),
                     reference: key.0,
                     platform: key.1,
                     span,

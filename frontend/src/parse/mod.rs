@@ -261,6 +261,12 @@ impl<'a> Parser<'a> {
         }
         let message = format!("unknown instruction: {typed}");
         let mut error = Diagnostic::error(Code::UnknownInstruction, word.span(), message);
+        if typed.starts_with(['&', '|', ';']) {
+            let escape = self.lines.directives.escape;
+            return error.hint(format!(
+                "to go on with a command, end the line before with {escape}"
+            ));
+        }
         let lower = typed.chars().all(|ch| !ch.is_uppercase());
         error.hint = near.map(|near| {
             format!(

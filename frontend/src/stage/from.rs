@@ -100,7 +100,17 @@ impl<'a> Stages<'a> {
         match (self.names.get(text), text) {
             (Some(id), _) => Ok(Base::Stage(*id)),
             (None, SCRATCH) => Ok(Base::Scratch),
-            (None, _) => self.reference(text, image.span).map(Base::Image),
+            (None, _) => {
+                let unset = expanded.unset.first();
+                let hint = unset.map(|name| {
+                    format!("{name} has no value: give --build-arg {name}=… or write ARG {name}=… before the first FROM")
+                });
+                let found = self.reference(text, image.span).map_err(|mut error| {
+                    error.hint = hint.or(error.hint);
+                    error
+                });
+                found.map(Base::Image)
+            }
         }
     }
 
