@@ -7,6 +7,7 @@ use lapstrake_frontend::ast::{Dockerfile, Kind};
 use lapstrake_frontend::chmod::{Changes, parse as parse_chmod};
 use lapstrake_frontend::diag::{Color, Diagnostic};
 use lapstrake_frontend::expand;
+use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::lint::{Scope, lint};
 use lapstrake_frontend::span::{LineIndex, Span};
 use lapstrake_frontend::{parse, parse_bytes, parse_mount, parse_trigger};
@@ -203,6 +204,18 @@ proptest! {
     #[test]
     fn any_mount_is_read_or_refused(text in "(type|source|target|from|id|mode|size|env|ro|rw|required|sharing|uid|[=,\"$ a-z0-9]){0,30}") {
         let _ = parse_mount(&text, &mut |word| Ok(word.to_owned()));
+    }
+
+    #[test]
+    fn any_ignore_list_is_read_or_refused(list in "([!*?a-c./#\\[\\]\\\\-]{0,8}\n){0,6}", path in "([a-c.]{1,3}/){0,3}[a-c]{1,2}") {
+        if let Ok(ignore) = Ignore::parse(&list) {
+            let taken = !ignore.matches(&path);
+            let _ = ignore.may_match_below(&path);
+            // A walk that does not enter a directory loses nothing.
+            if let Some((parent, _)) = path.rsplit_once('/') {
+                prop_assert!(!taken || !ignore.matches(parent) || ignore.may_descend(parent));
+            }
+        }
     }
 
     #[test]
