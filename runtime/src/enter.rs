@@ -30,6 +30,8 @@ pub enum Identity {
     },
     /// Root of a user namespace in which no other id exists: every file belongs to root there.
     Single,
+    /// Whoever started this process, with no namespace and nothing mounted, see [`enter_bare`].
+    Bare,
 }
 
 /// What [`enter`] leaves behind for [`crate::run`].
@@ -58,10 +60,28 @@ pub fn enter() -> Result<Identity, Error> {
     let identity = namespaces()?;
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
     mount_change("/", private).map_err(|error| enter_error("make mounts private", error.into()))?;
-    let socket =
-        start_keeper().map_err(|source| enter_error("start the keeper of steps", source))?;
+    begin(identity)
+}
+
+/// In place of [`enter`] where no namespace can be had: steps are confined by nothing but `chroot` then, which keeps
+/// no process inside that has root's rights. Views of layers are copies, see [`crate::keep_views_in`].
+///
+/// The same must hold for it as for [`enter`].
+pub fn enter_bare() -> Result<Identity, Error> {
+    if let Some(entered) = ENTERED.get() {
+        return Ok(entered.identity);
+    }
+    if threads().map_err(|source| enter_error("count the threads", source))? != 1 {
+        return Err(Error::Threads);
+    }
+    begin(Identity::Bare)
+}
+
+fn begin(identity: Identity) -> Result<Identity, Error> {
+    let socket = start_keeper(identity)
+        .map_err(|source| enter_error("start the keeper of steps", source))?;
     let host = Host {
-        user_namespace: identity != Identity::Root,
+        user_namespace: !matches!(identity, Identity::Root | Identity::Bare),
         single_id: identity == Identity::Single,
     };
     let entered = ENTERED.get_or_init(|| Entered {
@@ -247,7 +267,7 @@ fn ranges_of(text: &str, name: &str, uid: u32) -> Vec<(u32, u32)> {
     text.lines().filter_map(range).collect()
 }
 
-fn start_keeper() -> io::Result<OwnedFd> {
+fn start_keeper(identity: Identity) -> io::Result<OwnedFd> {
     let (here, there) = socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -258,7 +278,11 @@ fn start_keeper() -> io::Result<OwnedFd> {
     let namespace = stat("/proc/self/ns/pid")?.st_ino;
     let process = format!("{namespace}-{}", std::process::id());
     let argv = [CString::new(NAME)?, CString::new(process)?];
-    if let Cloned::Child = sys::clone_process(libc::CLONE_NEWPID as u64, None)? {
+    let namespaces = match identity {
+        Identity::Bare => 0,
+        _ => libc::CLONE_NEWPID as u64,
+    };
+    if let Cloned::Child = sys::clone_process(namespaces, None)? {
         // Nothing may go wrong in the order: the socket's number is what the keeper knows.
         let socket = match there.as_raw_fd() {
             SOCKET => rustix::io::fcntl_setfd(&there, rustix::io::FdFlags::empty())

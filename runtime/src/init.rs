@@ -222,6 +222,7 @@ impl State {
                 protect::protect(self.root()?, empty.as_fd(), &masked, &readonly)
             }
             Step::Pivot => self.pivot(),
+            Step::Chroot(slot) => self.change_root(slot),
             Step::Ulimits(limits) => exec::ulimits(&limits),
             Step::User { user, groups, more } => self.find_user(&user, groups, more),
             Step::Cwd(path) => self.change_directory(&path),
@@ -359,6 +360,18 @@ impl State {
         fchdir(old)?;
         unmount(".", UnmountFlags::DETACH)?;
         Ok(rustix::process::chdir("/")?)
+    }
+
+    fn change_root(&mut self, slot: Slot) -> io::Result<()> {
+        let root = self.slot(slot)?.try_clone_to_owned()?;
+        fchdir(&root)?;
+        rustix::process::chroot(".").map_err(|error| {
+            io::Error::other(format!(
+                "{error}: without namespaces a step needs root with CAP_SYS_CHROOT"
+            ))
+        })?;
+        self.root = Some(root);
+        Ok(())
     }
 
     /// As a node in our own `/dev` where nodes can be made and opened; otherwise the host's is mounted.

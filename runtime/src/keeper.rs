@@ -56,6 +56,8 @@ pub(crate) fn main() -> ! {
 
 fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
     detach(builder)?;
+    // Where it is not process 1 of a namespace, orphans of steps come to it all the same.
+    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     // Made when the first step needs them: a build whose steps are all cached shall not pay for control groups, whose
     // changes hold up every process of this machine that starts or ends.
     let mut groups: Option<Groups> = None;
@@ -198,7 +200,7 @@ fn try_start(
     let devices_bounded =
         group.devices || request.group.as_ref().is_none_or(|wanted| !wanted.confined);
     // Not every kernel has them; nothing depends on them.
-    let time = if Path::new("/proc/self/ns/time").exists() {
+    let time = if request.namespaces != 0 && Path::new("/proc/self/ns/time").exists() {
         libc::CLONE_NEWTIME as u64
     } else {
         0
@@ -239,6 +241,11 @@ fn reap(children: &mut Vec<Child>, groups: &Groups) {
         };
         let child = children.swap_remove(index);
         let out_of_memory = child.group.out_of_memory();
+        if std::process::id() != 1 {
+            // Without a namespace of its own a step's other processes outlive its first. There is one step at a time.
+            sys::kill_others();
+            while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
+        }
         groups.finish(&child.group);
         let report = Report::Exited {
             code: status.exit_status(),

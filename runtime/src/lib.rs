@@ -36,6 +36,7 @@
 //! - When [`run`] returns, no process, mount or control group of the command is left.
 #![deny(unsafe_code)]
 
+mod bare;
 mod caps;
 mod cgroup;
 mod dev;
@@ -46,6 +47,7 @@ mod hierarchy;
 mod init;
 mod keeper;
 mod limits;
+mod merge;
 mod mount;
 mod network;
 mod overlay;
@@ -63,7 +65,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-pub use enter::{Identity, child_main, enter};
+pub use bare::keep_views_in;
+pub use enter::{Identity, child_main, enter, enter_bare};
 pub use network::{RESOLVER, prepare_network};
 pub use spawn::{Cancel, run};
 pub use spec::{
@@ -104,14 +107,25 @@ pub enum Error {
 ///
 /// No layers give an empty directory.
 pub fn view(lowers: &[PathBuf]) -> io::Result<OwnedFd> {
-    let host = enter::entered().map_err(io::Error::other)?.host;
-    overlay::view(lowers, host.user_namespace)
+    let entered = enter::entered().map_err(io::Error::other)?;
+    if entered.identity == Identity::Bare {
+        return bare::view(lowers);
+    }
+    overlay::view(lowers, entered.host.user_namespace)
 }
 
 /// Layers merged as [`view`] shows them, but writable: changes go to `upper`.
 ///
-/// `work` is an empty directory beside it.
+/// `work` is an empty directory beside it. [`finish_view`] must follow.
 pub fn writable_view(lowers: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
-    let host = enter::entered().map_err(io::Error::other)?.host;
-    overlay::writable_view(lowers, upper, work, host.user_namespace)
+    let entered = enter::entered().map_err(io::Error::other)?;
+    if entered.identity == Identity::Bare {
+        return bare::writable_view(lowers, upper);
+    }
+    overlay::writable_view(lowers, upper, work, entered.host.user_namespace)
+}
+
+/// To be called when a [`writable_view`] was written to: `upper` holds what changed then.
+pub fn finish_view(lowers: &[PathBuf], upper: &Path) -> io::Result<()> {
+    bare::finish_view(lowers, upper)
 }

@@ -114,6 +114,11 @@ fn relative(path: &str) -> &str {
     }
 }
 
+/// The name by which this process reaches what it has open as `fd`.
+pub(crate) fn fd_name(fd: BorrowedFd<'_>) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
+}
+
 /// Where the file open as `fd` lies below the directory open as `root`, symbolic links resolved.
 pub(crate) fn path_below(root: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
     let name = |fd: BorrowedFd<'_>| -> io::Result<PathBuf> {

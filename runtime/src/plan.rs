@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::spec::{Access, Device, Limits, MountKind, Network, RunSpec, Security};
+use crate::spec::{Access, Device, Limits, Mount, MountKind, Network, RunSpec, Security};
 
 /// Index of a descriptor that travels with the steps.
 pub(crate) type Slot = usize;
@@ -30,7 +30,7 @@ pub(crate) struct Host {
 }
 
 /// Steps, and the descriptors they refer to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Plan {
     /// A network namespace of its own, new, in addition to the namespaces that every step has.
     pub(crate) new_network: bool,
@@ -41,7 +41,7 @@ pub(crate) struct Plan {
 }
 
 /// Something that the parent opens and the child uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Resource {
     /// A detached clone of a tree of mounts.
     Tree(PathBuf),
@@ -49,6 +49,8 @@ pub(crate) enum Resource {
     Bytes(Vec<u8>),
     /// A network namespace behind `pasta`.
     Network(PathBuf),
+    /// An open directory.
+    Directory(std::os::fd::OwnedFd),
 }
 
 /// One step.
@@ -129,6 +131,8 @@ pub(crate) enum Step {
     },
     /// The new root becomes the only one.
     Pivot,
+    /// A directory becomes the root, of this process alone.
+    Chroot(Slot),
     /// Resource limits: name of the resource, soft, hard.
     Ulimits(Vec<(String, i64, i64)>),
     /// Who runs the command.
@@ -173,7 +177,7 @@ impl Step {
             }
             Step::Tmpfs { target, .. } => format!("mount tmpfs on {target}"),
             Step::Protect { .. } => "protect /proc and /sys".into(),
-            Step::Pivot => "change the root".into(),
+            Step::Pivot | Step::Chroot(_) => "change the root".into(),
             Step::Ulimits(_) => "set resource limits".into(),
             Step::User { user, .. } => format!("resolve user {user:?}"),
             Step::Cwd(path) => format!("change to working directory {path:?}"),
@@ -286,17 +290,7 @@ impl Plan {
     }
 
     fn mounts(&mut self, spec: &RunSpec, host: Host) -> Result<(), Error> {
-        let mut mounts: Vec<(String, &MountKind)> = Vec::new();
-        for mount in &spec.mounts {
-            let target = clean(&mount.target);
-            check_target(&mount.target, &target)?;
-            match mounts.iter_mut().find(|(other, _)| *other == target) {
-                Some(same) => same.1 = &mount.kind,
-                None => mounts.push((target, &mount.kind)),
-            }
-        }
-        mounts.sort_by(|a, b| a.0.split('/').cmp(b.0.split('/')));
-        for (target, kind) in mounts {
+        for (target, kind) in sorted(&spec.mounts)? {
             let step = self.mount(target, kind, host);
             self.steps.push(step);
         }
@@ -362,6 +356,11 @@ impl Plan {
             });
         }
         self.steps.push(Step::Pivot);
+        self.command(spec, host, sandbox.then_some(crate::caps::DEFAULT));
+    }
+
+    /// What comes when the root is there; with the filter of system calls if `capabilities` are bounded.
+    fn command(&mut self, spec: &RunSpec, host: Host, capabilities: Option<u64>) {
         let ulimits = spec.limits.ulimits.iter();
         self.steps.push(Step::Ulimits(
             ulimits
@@ -375,13 +374,11 @@ impl Plan {
             more: spec.process.additional_groups.clone(),
         });
         self.steps.push(Step::Cwd(spec.process.cwd.clone()));
-        if sandbox {
+        if capabilities.is_some() {
             // Before Privileges: without no_new_privs, loading a filter needs a capability that is dropped there.
             self.steps.push(Step::Seccomp);
         }
-        self.steps.push(Step::Privileges {
-            capabilities: sandbox.then_some(crate::caps::DEFAULT),
-        });
+        self.steps.push(Step::Privileges { capabilities });
         if spec.no_new_privileges {
             self.steps.push(Step::NoNewPrivileges);
         }
@@ -390,6 +387,33 @@ impl Plan {
             env: spec.process.env.clone(),
         });
     }
+}
+
+/// Mounts by their cleaned targets, parents before children.
+pub(crate) fn sorted(mounts: &[Mount]) -> Result<Vec<(String, &MountKind)>, Error> {
+    let mut sorted: Vec<(String, &MountKind)> = Vec::new();
+    for mount in mounts {
+        let target = clean(&mount.target);
+        check_target(&mount.target, &target)?;
+        match sorted.iter_mut().find(|(other, _)| *other == target) {
+            Some(same) => same.1 = &mount.kind,
+            None => sorted.push((target, &mount.kind)),
+        }
+    }
+    sorted.sort_by(|a, b| a.0.split('/').cmp(b.0.split('/')));
+    Ok(sorted)
+}
+
+/// The steps of `spec` where its root is put together beforehand ([`crate::bare`]): the directory in slot [`FIRST`].
+pub(crate) fn bare_plan(spec: &RunSpec, root: std::os::fd::OwnedFd) -> Result<Plan, Error> {
+    check(spec)?;
+    let mut plan = Plan {
+        new_network: false,
+        resources: vec![Resource::Directory(root)],
+        steps: vec![Step::Keyring, Step::Chroot(FIRST)],
+    };
+    plan.command(spec, Host::default(), None);
+    Ok(plan)
 }
 
 fn check(spec: &RunSpec) -> Result<(), Error> {
@@ -487,6 +511,7 @@ mod tests {
                 Resource::Tree(path) => format!("tree {}", path.display()),
                 Resource::Bytes(bytes) => format!("bytes {:?}", String::from_utf8_lossy(bytes)),
                 Resource::Network(pasta) => format!("network {}", pasta.display()),
+                Resource::Directory(_) => "a directory".into(),
             };
             text.push_str(&format!("{} = {what}\n", FIRST + index));
         }

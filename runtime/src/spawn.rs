@@ -12,14 +12,14 @@ use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, so
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::Wanted;
-use crate::enter::{Entered, entered};
+use crate::enter::{Entered, Identity, entered};
 use crate::init::Report;
 use crate::keeper::Request;
 use crate::network::{self, Lease};
-use crate::plan::{Plan, Resource, Step, plan};
+use crate::plan::{Plan, Resource, Step, bare_plan, plan};
 use crate::spec::{Exit, RunSpec, Security, Stream};
 use crate::target::{self, Stub};
-use crate::{Error, mount, wire};
+use crate::{Error, bare, mount, wire};
 
 /// Stops commands from another thread. Clones share one state, and it is final.
 #[derive(Debug, Clone)]
@@ -70,8 +70,14 @@ pub fn run(
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
+    if entered.identity == Identity::Bare {
+        return bare::in_place(spec, |root| {
+            let plan = bare_plan(spec, root)?;
+            Running::start(entered, spec, plan)?.watch(output, cancel)
+        });
+    }
     let plan = plan(spec, entered.host)?;
-    let mut running = Running::start(entered, spec, &plan)?;
+    let mut running = Running::start(entered, spec, plan)?;
     let ended = running.watch(output, cancel);
     let cleaned = target::remove_stubs(&spec.root.upper, &running.stubs)
         .map_err(|error| Error::Setup(format!("remove mount stubs: {error}")));
@@ -99,10 +105,10 @@ fn setup(action: &'static str) -> impl Fn(io::Error) -> Error {
 }
 
 impl Running {
-    fn start(entered: &Entered, spec: &RunSpec, plan: &Plan) -> Result<Running, Error> {
+    fn start(entered: &Entered, spec: &RunSpec, plan: Plan) -> Result<Running, Error> {
         let resources = plan
             .resources
-            .iter()
+            .into_iter()
             .map(|resource| open(resource, spec.security == Security::Sandbox))
             .collect::<Result<Vec<_>, _>>()?;
         let (socket, theirs) = socketpair(
@@ -116,9 +122,12 @@ impl Running {
             || pipe_with(PipeFlags::CLOEXEC).map_err(|error| setup("make a pipe")(error.into()));
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);
         let request = Request {
-            namespaces: namespaces(plan.new_network),
+            namespaces: match entered.identity {
+                Identity::Bare => 0,
+                _ => namespaces(plan.new_network),
+            },
             group: Some(Wanted {
-                confined: spec.security == Security::Sandbox,
+                confined: spec.security == Security::Sandbox && entered.identity != Identity::Bare,
                 devices: spec.devices.iter().map(Into::into).collect(),
                 limits: spec.limits.clone(),
             }),
@@ -284,17 +293,18 @@ impl Opened {
     }
 }
 
-fn open(resource: &Resource, reusable: bool) -> Result<Opened, Error> {
+fn open(resource: Resource, reusable: bool) -> Result<Opened, Error> {
     match resource {
-        Resource::Tree(path) => mount::clone_tree(CWD, path)
+        Resource::Tree(path) => mount::clone_tree(CWD, &path)
             .map(Opened::File)
             .map_err(|error| {
                 Error::Setup(format!("open {} for mounting: {error}", path.display()))
             }),
-        Resource::Bytes(bytes) => in_memory(bytes)
+        Resource::Directory(directory) => Ok(Opened::File(directory)),
+        Resource::Bytes(bytes) => in_memory(&bytes)
             .map(Opened::File)
             .map_err(setup("keep a file in memory")),
-        Resource::Network(pasta) => Ok(Opened::Network(network::lease(pasta, reusable)?)),
+        Resource::Network(pasta) => Ok(Opened::Network(network::lease(&pasta, reusable)?)),
     }
 }
 

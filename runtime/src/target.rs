@@ -140,7 +140,7 @@ fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
 }
 
-fn set_times(directory: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
+pub(crate) fn set_times(directory: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
     let time = |sec: i64, nsec: u64| Timespec {
         tv_sec: sec,
         tv_nsec: nsec as _,
