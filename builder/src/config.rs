@@ -5,6 +5,10 @@
 //! `LAPSTRAKE_CONFIG` name one file to read instead of both. Flags of the command line replace what the files say.
 //!
 //! ```toml
+//! [steps]
+//! network-mode = "pasta"  # what steps get that ask for no network: "auto" (through pasta, or else the host's), "pasta"
+//!                         # (or the build fails), "host" or "none"
+//!
 //! [gc]                    # what is removed after builds; nothing, unless one of these says so
 //! max-used = "20GB"       # remove what was used least recently until the store takes no more than this
 //! min-free = "10GB"       # and until so much of the disk is free
@@ -32,6 +36,30 @@ const SYSTEM: &str = "/etc/lapstrake/config.toml";
 pub(crate) struct Config {
     #[serde(default)]
     pub(crate) gc: Gc,
+    #[serde(default)]
+    pub(crate) steps: Steps,
+}
+
+/// `[steps]`: what all steps of this machine get.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Steps {
+    pub(crate) network_mode: Option<NetworkMode>,
+}
+
+/// The network of steps that ask for none in particular.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum NetworkMode {
+    /// One of their own where that can be had, otherwise the host's.
+    #[default]
+    Auto,
+    /// One of their own.
+    Pasta,
+    /// The host's.
+    Host,
+    /// Nothing but loopback.
+    None,
 }
 
 /// `[gc]`: what is removed after builds.
@@ -79,9 +107,12 @@ impl Config {
 
     /// This, and where this says nothing, `earlier`.
     fn over(self, earlier: &Self) -> Self {
-        let Self { gc } = self;
+        let Self { gc, steps } = self;
         Self {
             gc: gc.over(&earlier.gc),
+            steps: Steps {
+                network_mode: steps.network_mode.or(earlier.steps.network_mode),
+            },
         }
     }
 }

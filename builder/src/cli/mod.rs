@@ -50,6 +50,7 @@ pub use output::{
 };
 pub use progress::ProgressMode;
 pub use secret::{SecretSource, SecretSpec, SshSpec};
+pub use security::Isolation;
 pub(crate) use values::{boolean, duration, size};
 
 /// One run of the program.

@@ -19,7 +19,7 @@ use super::hosts::HostEntry;
 use super::limits::{Limits, Resources, Ulimit};
 use super::output::OutputSpec;
 use super::secret::{SecretSpec, SshSpec, last_of_each};
-use super::security::no_new_privileges;
+use super::security::{Isolation, isolation, no_new_privileges};
 use super::values::{Invalid, boolean, duration, key_value, size};
 use super::{ProgressMode, unsupported};
 
@@ -80,6 +80,8 @@ pub struct BuildOptions {
     pub allow: Allowed,
     /// `--dns`, `--dns-search`, `--dns-option`.
     pub dns: Dns,
+    /// `--isolation`.
+    pub isolation: Isolation,
     /// `--security-opt no-new-privileges`.
     pub no_new_privileges: bool,
     /// `--ulimit`, `--shm-size`, `--resource`, `--cgroup-parent`.
@@ -168,6 +170,7 @@ impl BuildOptions {
                 &args.steps.dns_search,
                 &args.steps.dns_option,
             )?,
+            isolation: of("isolation", isolation(args.steps.isolation.as_deref()))?,
             no_new_privileges: of("security-opt", no_new_privileges(&args.steps.security_opt))?,
             limits: limits(args)?,
             progress: ProgressMode::resolve(args.report.progress.as_deref(), quiet, debug, env)?,

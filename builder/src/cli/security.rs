@@ -1,6 +1,25 @@
-//! `--security-opt`, of which steps can do without one thing: new privileges.
+//! `--isolation`, and `--security-opt`, of which steps can do without one thing: new privileges.
 
 use super::values::{Invalid, boolean};
+
+/// How steps are kept apart from this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// By namespaces.
+    #[default]
+    Default,
+    /// Not at all.
+    None,
+}
+
+/// Reads `--isolation`.
+pub(super) fn isolation(text: Option<&str>) -> Result<Isolation, Invalid> {
+    match text {
+        None | Some("" | "default") => Ok(Isolation::Default),
+        Some("none") => Ok(Isolation::None),
+        Some(other) => Err(format!("unknown isolation {other:?}: use default or none")),
+    }
+}
 
 /// Whether `no-new-privileges` is among the options. Those that would confine steps less are refused: that is for
 /// `RUN --security=insecure` with `--allow`.

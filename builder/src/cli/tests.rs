@@ -288,7 +288,7 @@ fn help_and_version_are_no_mistakes() {
             "{heading} in {help}"
         );
     }
-    for hidden in ["--squash", "--isolation", "--force-rm"] {
+    for hidden in ["--squash", "--force-rm"] {
         assert!(!help.contains(hidden), "{hidden} in {help}");
     }
 }

@@ -40,16 +40,6 @@ const UNSUPPORTED: &[Row] = &[
         "there is one builder, this process; leave the flag out",
     ),
     (
-        "--isolation",
-        |a| {
-            a.legacy
-                .isolation
-                .as_deref()
-                .is_some_and(|text| !matches!(text, "" | "default"))
-        },
-        "steps have one kind of isolation, Linux namespaces; leave the flag out",
-    ),
-    (
         "--policy",
         |a| any(&a.legacy.policy),
         "source policies are not supported; pin images by digest instead",

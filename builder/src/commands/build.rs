@@ -18,7 +18,7 @@ use super::input::{self, Input};
 use super::stop::{self, Stopped};
 use super::{Surroundings, caches, collect, output, settings};
 use crate::build::{BuildError, Built, Ended, Request, Site, Travel, build};
-use crate::cli::{BuildOptions, ProgressMode, SecretSource as NamedSecret, SshSpec};
+use crate::cli::{BuildOptions, Isolation, ProgressMode, SecretSource as NamedSecret, SshSpec};
 use crate::config::Gc;
 use crate::events::Events;
 use crate::explain::{self, Step};
@@ -56,6 +56,9 @@ pub(super) fn carry_out<T, F: Future<Output = T>>(
         .context("start the threads of the build")?;
     let (cancel, store) = (prepared.cancel.clone(), prepared.store.clone());
     let events = Events::new(display.feed());
+    if options.isolation == Isolation::None {
+        events.message(UNCONFINED.to_owned());
+    }
     let working = work(prepared, events);
     let outcome = runtime.block_on(stop::unless_stopped(&cancel, working));
     let summary = display.finish();
@@ -65,6 +68,10 @@ pub(super) fn carry_out<T, F: Future<Output = T>>(
     Ok((outcome.ok_or(Stopped("build"))?, summary))
 }
 
+/// The remedy is for containers: elsewhere root, or namespaces for ordinary users, are to be had.
+const NAMESPACES: &str = "enter namespaces (in a container that allows none, --isolation=none builds without confining steps)";
+const UNCONFINED: &str = "--isolation=none: steps are not confined: they have the rights, processes and network of this process";
+
 /// What is made before any thread exists.
 pub(super) struct Prepared {
     pub(super) store: Store,
@@ -73,15 +80,26 @@ pub(super) struct Prepared {
     settings: crate::ops::Settings,
     travel: Travel,
     cancel: Cancel,
+    /// Where merged layers lie when nothing can be mounted.
+    _views: Option<lapstrake_cache::Scratch>,
 }
 
 impl Prepared {
     fn new(surroundings: &Surroundings, options: &BuildOptions) -> Result<Self> {
         let root = surroundings.root()?;
         // First of all: no thread may exist, and the store must be made by who owns it then.
-        lapstrake_runtime::enter().context("enter namespaces")?;
+        match options.isolation {
+            Isolation::Default => lapstrake_runtime::enter().context(NAMESPACES)?,
+            Isolation::None => lapstrake_runtime::enter_bare().context("start the keeper")?,
+        };
         let store =
             Store::open(&root).with_context(|| format!("open the store {}", root.display()))?;
+        let views = (options.isolation == Isolation::None)
+            .then(|| store.scratch())
+            .transpose()?;
+        if let Some(views) = &views {
+            lapstrake_runtime::keep_views_in(views.path());
+        }
         let mut insecure = output::insecure(options);
         insecure.extend(caches::insecure(options));
         Ok(Self {
@@ -91,6 +109,7 @@ impl Prepared {
             travel: caches::travel(options, surroundings.env)?,
             cancel: Cancel::new().context("prepare to stop steps")?,
             store,
+            _views: views,
         })
     }
 
@@ -147,6 +166,7 @@ async fn whole(prepared: Prepared, options: &BuildOptions, gc: &Gc, events: Even
         settings,
         travel,
         cancel,
+        _views,
     } = prepared;
     let (text, parsed) = lapstrake_frontend::parse_bytes(&input.dockerfile);
     let source = Some(Source {

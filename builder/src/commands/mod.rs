@@ -7,6 +7,7 @@ mod collect;
 mod explain;
 mod fsck;
 mod images;
+mod info;
 mod input;
 mod output;
 mod prune;
@@ -156,7 +157,7 @@ fn other(surroundings: &Surroundings, command: Command) -> Result<()> {
         Command::Prune(options) => prune::prune(&surroundings.store()?, &options, out),
         Command::Explain(options) => explain::explain(&surroundings.store()?, &options, out),
         Command::Fsck(options) => fsck::fsck(&surroundings.store()?, &options, out),
-        Command::Info(format) => info(surroundings, format, out),
+        Command::Info(format) => info::info(surroundings, format, out),
         Command::Version(format) => version(format, out),
     }
 }
@@ -166,27 +167,6 @@ fn version(format: Format, out: &mut dyn std::io::Write) -> Result<()> {
     match format {
         Format::Table => writeln!(out, "lapstrake {version}")?,
         Format::Json => writeln!(out, "{}", serde_json::json!({ "version": version }))?,
-    }
-    Ok(())
-}
-
-fn info(surroundings: &Surroundings, format: Format, out: &mut dyn std::io::Write) -> Result<()> {
-    let identity = lapstrake_runtime::enter().context("enter namespaces")?;
-    let root = surroundings.root()?;
-    let facts = [
-        ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("store", root.display().to_string()),
-        ("platform", surroundings.env.platform.to_string()),
-        ("identity", format!("{identity:?}")),
-    ];
-    match format {
-        Format::Table => facts
-            .iter()
-            .try_for_each(|(name, value)| writeln!(out, "{name}: {value}"))?,
-        Format::Json => {
-            let facts: std::collections::BTreeMap<_, _> = facts.into_iter().collect();
-            writeln!(out, "{}", serde_json::to_string(&facts)?)?;
-        }
     }
     Ok(())
 }

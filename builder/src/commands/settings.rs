@@ -49,6 +49,8 @@ pub(super) fn settings(surroundings: &Surroundings, options: &BuildOptions) -> R
         hosts,
         resolv_conf: options.dns.apply(&resolv_conf()),
         limits,
+        isolation: options.isolation,
+        network_mode: surroundings.config.steps.network_mode.unwrap_or_default(),
         pasta: in_path("pasta"),
         cdi: surroundings
             .env
@@ -94,7 +96,7 @@ fn resolv_conf() -> String {
 }
 
 /// A program of this machine, by the search path of this process.
-fn in_path(name: &str) -> Option<PathBuf> {
+pub(super) fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))

@@ -13,7 +13,7 @@ mod run;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -30,6 +30,8 @@ pub(crate) use key::Visible;
 pub(crate) use run::identity;
 
 use crate::cdi::Given;
+use crate::cli::Isolation;
+use crate::config::NetworkMode;
 use crate::context::LocalContext;
 use crate::engine::{Executor, Prepared, Ready, Task};
 use crate::events::Events;
@@ -59,7 +61,7 @@ pub(crate) struct Ops {
     /// What steps get that ask for these devices.
     pub(crate) devices: HashMap<Vec<(String, bool)>, Given>,
     /// The network of steps that do not ask for one, once a step has needed it.
-    pub(crate) default_network: OnceLock<lapstrake_runtime::Network>,
+    pub(crate) default_network: Mutex<Option<lapstrake_runtime::Network>>,
     /// What each step's key is made of.
     pub(crate) notes: Notes,
 }
@@ -73,6 +75,10 @@ pub(crate) struct Settings {
     /// The host's /etc/resolv.conf.
     pub(crate) resolv_conf: String,
     pub(crate) limits: Limits,
+    /// The config file's word on the network of steps that ask for none in particular.
+    pub(crate) network_mode: NetworkMode,
+    /// Whether steps have namespaces at all.
+    pub(crate) isolation: Isolation,
     /// What connects the networks of steps with the outside, where it is installed.
     pub(crate) pasta: Option<PathBuf>,
     /// Where specifications of devices are.
@@ -261,32 +267,48 @@ impl Ops {
 
     /// The runtime's network for what the Dockerfile asks for. By default a step has a network of its own with a way
     /// out through pasta; where that cannot be had it shares the host's, as with BuildKit.
-    fn network(&self, asked: Network) -> lapstrake_runtime::Network {
+    fn network(&self, asked: Network) -> Result<lapstrake_runtime::Network> {
         match asked {
-            Network::None => lapstrake_runtime::Network::None,
-            Network::Host => lapstrake_runtime::Network::Host,
-            Network::Default => self
-                .default_network
-                .get_or_init(|| self.find_network())
-                .clone(),
+            Network::None => Ok(lapstrake_runtime::Network::None),
+            Network::Host => Ok(lapstrake_runtime::Network::Host),
+            Network::Default => {
+                // Steps that want it at the same time wait for who looks first, and say nothing twice.
+                let mut known = self
+                    .default_network
+                    .lock()
+                    .map_err(|_| anyhow::anyhow!("another step failed"))?;
+                let found = match known.take() {
+                    Some(found) => found,
+                    None => self.find_network()?,
+                };
+                Ok(known.insert(found).clone())
+            }
         }
     }
 
-    fn find_network(&self) -> lapstrake_runtime::Network {
-        let Some(pasta) = self.settings.pasta.clone() else {
-            self.events.message(
-                "pasta is not installed: steps share the host's network (install passt)".to_owned(),
-            );
-            return lapstrake_runtime::Network::Host;
-        };
-        match lapstrake_runtime::prepare_network(&pasta) {
-            Ok(()) => lapstrake_runtime::Network::Isolated { pasta },
-            Err(error) => {
-                self.events
-                    .message(format!("{error}: steps share the host's network"));
-                lapstrake_runtime::Network::Host
+    fn find_network(&self) -> Result<lapstrake_runtime::Network> {
+        let required = match (self.settings.isolation, self.settings.network_mode) {
+            (_, NetworkMode::None) => return Ok(lapstrake_runtime::Network::None),
+            (Isolation::None, _) | (_, NetworkMode::Host) => {
+                return Ok(lapstrake_runtime::Network::Host);
             }
+            (_, mode) => mode == NetworkMode::Pasta,
+        };
+        let why = match self.settings.pasta.clone() {
+            None => "pasta is not installed (install passt)".to_owned(),
+            Some(pasta) => match lapstrake_runtime::prepare_network(&pasta) {
+                Ok(()) => return Ok(lapstrake_runtime::Network::Isolated { pasta }),
+                Err(error) => error.to_string(),
+            },
+        };
+        if required {
+            bail!(
+                "give the step a network of its own, as network-mode of the config file asks: {why}"
+            );
         }
+        let notice = format!("{why}: steps share the host's network");
+        self.events.message(notice);
+        Ok(lapstrake_runtime::Network::Host)
     }
 
     fn prepare_run(&self, task: &Task, op: &Run) -> Result<Prepared<Job>> {

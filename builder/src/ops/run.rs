@@ -51,7 +51,7 @@ pub(super) fn run(ops: &Ops, task: &Task, run: &Run, base: &Chain, job: &RunJob)
     process.env.append(&mut mounter.env);
     process.additional_groups = given.groups;
     keep_last(&mut process.env);
-    let network = ops.network(run.network);
+    let network = ops.network(run.network)?;
     let resolv_conf = ops.settings.resolv_conf(&network);
     let spec = RunSpec {
         root: Root {

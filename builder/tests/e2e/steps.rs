@@ -126,6 +126,39 @@ RUN grep NoNewPrivs /proc/self/status > /privileges
 }
 
 #[test]
+fn the_config_file_decides_on_the_network() {
+    let space = TestSpace::with("FROM busybox\nRUN ls /sys/class/net > /net\n");
+    space.write("../config.toml", "[steps]\nnetwork-mode = \"none\"\n");
+    let config = space.path("../config.toml");
+    let space = space.env("LAPSTRAKE_CONFIG", config.to_str().unwrap());
+    assert_eq!(space.files(&["."])["net"], "lo\n");
+    space.write("../config.toml", "[steps]\nnetwork-mode = \"bridge\"\n");
+    assert!(space.fails(&["."]).contains("bridge"));
+}
+
+#[test]
+fn what_this_machine_offers() {
+    let space = TestSpace::empty();
+    let facts = space.run(&["info", "--format=json"]).json();
+    for name in [
+        "namespaces",
+        "overlay",
+        "control-groups",
+        "seccomp",
+        "network",
+        "emulators",
+        "ssh-key-files",
+    ] {
+        assert!(facts[name]["value"].is_string(), "{name}: {facts}");
+    }
+    let text = space.run(&["info"]).text();
+    assert!(
+        text.contains("namespaces       those of every step"),
+        "{text}"
+    );
+}
+
+#[test]
 fn devices_of_the_machine() {
     let dockerfile = "\
 FROM busybox

@@ -135,6 +135,15 @@ impl TestSpace {
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
+    /// Has a command run where and with what those of this space run.
+    pub fn prepare(&self, command: &mut Command) {
+        command
+            .current_dir(self.path("."))
+            .env_clear()
+            .envs(&self.env)
+            .stdin(Stdio::null());
+    }
+
     /// Runs `lapstrake ARGUMENTS` in the context.
     pub fn run(&self, arguments: &[&str]) -> Ended {
         self.run_with(arguments, b"")

@@ -186,6 +186,9 @@ pub(crate) struct StepArgs {
     /// no-new-privileges: programs with set-user-ID bits, such as sudo, give no rights
     #[arg(long, value_name = "OPTION")]
     pub(crate) security_opt: Vec<String>,
+    /// How steps are confined: default, or none where no namespaces can be had, which confines nothing
+    #[arg(long, value_name = "MODE")]
+    pub(crate) isolation: Option<String>,
     /// The parent of the steps' cgroups
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup_parent: Option<String>,
@@ -242,8 +245,6 @@ pub(crate) struct LegacyArgs {
     pub(crate) builder: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) policy: Vec<String>,
-    #[arg(long, hide = true)]
-    pub(crate) isolation: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_parser = boolean)]
     pub(crate) squash: Option<bool>,

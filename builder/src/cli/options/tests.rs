@@ -71,6 +71,7 @@ fn a_plain_build_has_the_defaults() {
         add_hosts: vec![],
         allow: Allowed::default(),
         dns: Dns::default(),
+        isolation: Isolation::Default,
         no_new_privileges: false,
         limits: Limits::default(),
         progress: ProgressMode::Plain,
@@ -493,7 +494,6 @@ fn what_is_not_supported_is_refused_and_its_harmless_values_are_not() {
         &["--sbom=true"],
         &["--provenance=mode=max"],
         &["--builder=remote"],
-        &["--isolation=hyperv"],
         &["--policy=filename=x"],
         &["--squash"],
     ];

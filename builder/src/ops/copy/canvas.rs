@@ -250,7 +250,10 @@ impl Canvas {
                     &overlay.upper,
                     &overlay.work,
                 )?;
-                work(open_directory(merged.as_fd(), path)?)
+                let done = work(open_directory(merged.as_fd(), path)?);
+                drop(merged);
+                lapstrake_runtime::finish_view(&overlay.lowers, &overlay.upper)?;
+                done
             }
         }
     }
