@@ -60,6 +60,14 @@ impl LocalContext {
         })
     }
 
+    /// A git tree that was checked out into `scratch`.
+    pub(crate) fn checkout(scratch: Scratch, subdir: &Path) -> Result<Self> {
+        Ok(Self {
+            modes: ContextModes::Checkout,
+            ..Self::unpacked(scratch, subdir)?
+        })
+    }
+
     /// Files that were unpacked into `scratch`, or nothing at all.
     pub(crate) fn unpacked(scratch: Scratch, subdir: &Path) -> Result<Self> {
         let root = open_root(&scratch.path().join(subdir))?;

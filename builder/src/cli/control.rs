@@ -13,6 +13,8 @@ pub enum ContextModes {
     Exact,
     /// Not the write bits of group and others, by which checkouts with different umasks differ.
     Normalized,
+    /// Group and others may do what the owner may, but for writing: of a git checkout, whose modes depend on the umask.
+    Checkout,
 }
 
 /// `--no-cache`, and the stages of `--no-cache-filter`.

@@ -238,7 +238,7 @@ fn remote(
         return Ok(Main {
             dockerfile,
             name,
-            context: LocalContext::unpacked(scratch, &inside)?,
+            context: LocalContext::checkout(scratch, &inside)?,
         });
     }
     let mut stream = open_url(client, url)?;

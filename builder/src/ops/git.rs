@@ -50,7 +50,7 @@ pub(super) fn run(ops: &Ops, op: &Git, job: &Checkout) -> Result<Layer> {
     let tree = check_out(&ops.secrets, op, job, &scratch)
         .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))?;
     let active = ops.store.snapshot(&[])?;
-    super::copy::copy_host_tree(&tree, active.upper())?;
+    super::copy::copy_checkout(&tree, active.upper())?;
     Ok(ops.store.commit(active)?)
 }
 

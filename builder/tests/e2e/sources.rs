@@ -34,6 +34,38 @@ fn repository(space: &TestSpace) -> Registry {
 }
 
 #[test]
+fn modes_of_a_checkout_do_not_depend_on_the_umask() {
+    let space = TestSpace::empty();
+    let repository = repository(&space);
+    let url = format!("http://{}/repo.git", repository.host());
+    let added = format!("FROM busybox\nADD {url} /added/\nCOPY run file /copied/\n");
+    space.write("run", "x");
+    space.write("file", "x");
+    space.write("Dockerfile", added);
+    for arguments in [vec![url.as_str()], vec!["."]] {
+        let modes = ["022", "077"].map(|umask| {
+            let program = env!("CARGO_BIN_EXE_lapstrake");
+            let store = space.path("../store").display().to_string();
+            let mirrors = format!("docker.io={}", super::support::base_images().host());
+            let script = format!(
+                "umask {umask}; LAPSTRAKE_MIRRORS={mirrors} {program} --root {store}{umask} build --progress=quiet \
+                 --build-arg SOURCE_DATE_EPOCH=1 -o type=tar,dest=- {} | tar -tv | grep -E 'in/|added/'",
+                arguments[0]
+            );
+            let listing = shell(&space.path("."), &script);
+            let mode_and_name = |line: &str| {
+                let mut words = line.split_whitespace();
+                let mode = words.next().unwrap_or_default().to_owned();
+                (words.last().unwrap_or_default().to_owned(), mode)
+            };
+            listing.lines().map(mode_and_name).collect::<Vec<_>>()
+        });
+        assert!(modes[0].len() > 3, "{modes:?}");
+        assert_eq!(modes[0], modes[1], "{arguments:?}");
+    }
+}
+
+#[test]
 fn an_archive_on_standard_input_is_the_context() {
     let space = TestSpace::empty();
     let dockerfile = "FROM busybox\nCOPY a .dockerignore /out/\n";

@@ -446,9 +446,9 @@ pub(crate) fn copy_all(
     Ok(())
 }
 
-/// Copies the host directory `source`, all of it, into `target`; what it holds belongs to root.
-pub(super) fn copy_host_tree(source: &Path, target: &Path) -> Result<()> {
-    copy_all(&Tree::of_directory(source)?, target, Path::new(""), None)
+/// Copies the git checkout `source`, all of it, into `target`; what it holds belongs to root.
+pub(super) fn copy_checkout(source: &Path, target: &Path) -> Result<()> {
+    copy_all(&Tree::of_checkout(source)?, target, Path::new(""), None)
 }
 
 /// Fills the new cache mount at `target` with `source` of a tree.

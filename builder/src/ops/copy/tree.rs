@@ -20,6 +20,18 @@ use crate::paths::shown;
 /// The bits by which checkouts with different umasks differ.
 const WRITABLE: u32 = 0o022;
 
+/// What counts of a mode.
+fn counted(modes: ContextModes, mode: u32) -> u32 {
+    match modes {
+        ContextModes::Exact => mode,
+        ContextModes::Normalized => mode & !WRITABLE,
+        ContextModes::Checkout => {
+            let shared = mode & 0o500;
+            (mode & 0o700) | (shared >> 3) | (shared >> 6)
+        }
+    }
+}
+
 /// A readable tree. Paths are relative to its root and free of links.
 pub(crate) struct Tree {
     root: OwnedFd,
@@ -60,14 +72,14 @@ impl Tree {
         }
     }
 
-    /// A host directory without anything hidden. Everything in it belongs to root.
-    pub(crate) fn of_directory(path: &Path) -> Result<Self> {
+    /// A git checkout, with nothing hidden. Everything in it belongs to root.
+    pub(crate) fn of_checkout(path: &Path) -> Result<Self> {
         let root = fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self::of_context(
             root,
             Arc::default(),
             None,
-            ContextModes::Exact,
+            ContextModes::Checkout,
         ))
     }
 
@@ -172,8 +184,8 @@ impl Tree {
     /// Files of a context belong to root, whoever owns them here.
     fn owned(&self, meta: Meta) -> Meta {
         if self.ignore.is_some() {
-            let mode = match (self.modes, meta.kind) {
-                (ContextModes::Normalized, Kind::File | Kind::Dir) => meta.mode & !WRITABLE,
+            let mode = match meta.kind {
+                Kind::File | Kind::Dir => counted(self.modes, meta.mode),
                 _ => meta.mode,
             };
             Meta {
