@@ -82,7 +82,8 @@ pub mod suggest;
 mod text;
 
 pub use lower::{
-    Answer, Checked, Outline, OutlineArg, OutlineMount, Target, check, lower, outline, targets,
+    Answer, Checked, Outline, OutlineArg, OutlineMount, Target, check, lower, outline, redact,
+    targets,
 };
 pub use parse::{
     MountError, MountKind, MountSpec, mount_from, parse, parse_bytes, parse_mount, parse_trigger,

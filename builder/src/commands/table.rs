@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 use lapstrake_cache::Digest;
 
+use crate::progress::text;
+
 /// A table that is printed when all rows are known.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -19,9 +21,10 @@ impl Table {
         }
     }
 
-    /// Adds a row.
+    /// Adds a row. What images say of themselves is made safe for a terminal.
     pub(crate) fn row(&mut self, row: Vec<String>) {
-        self.rows.push(row);
+        let safe = row.into_iter().map(|cell| text::name(&cell).into_owned());
+        self.rows.push(safe.collect());
     }
 
     /// Prints all rows, columns three blanks apart.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use lapstrake_frontend::redact;
 use lapstrake_frontend::span::Span;
 
 use super::text::{self, Colour};
@@ -128,7 +129,7 @@ impl Excerpt<'_> {
             } else {
                 "   "
             };
-            let line = text::line(line.as_bytes(), Colour::Drop);
+            let line = text::line(redact(line).as_bytes(), Colour::Drop);
             let _ = writeln!(
                 out,
                 " {number:3} | {mark} {}",
@@ -158,7 +159,7 @@ pub fn render_warnings(warnings: &[Warning], detail: bool) -> String {
     };
     let _ = writeln!(out, "\n {} warning{plural} found{hint}:", warnings.len());
     for warning in warnings {
-        let _ = write!(out, " - {}", text::name(&warning.text));
+        let _ = write!(out, " - {}", text::name(&redact(&warning.text)));
         if let Some((file, line)) = &warning.place {
             let _ = write!(out, " ({}:{line})", text::name(file));
         }

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use lapstrake_frontend::redact;
+
 /// Whether colours (SGR sequences) survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -46,7 +48,7 @@ pub fn line(bytes: &[u8], colour: Colour) -> String {
     out
 }
 
-/// An error with its causes. Some errors name their cause already; it is not said twice.
+/// An error with its causes, without passwords of URLs. Some errors name their cause already; it is not said twice.
 pub(crate) fn causes(error: &anyhow::Error) -> String {
     let mut all = String::new();
     for cause in error.chain() {
@@ -58,7 +60,7 @@ pub(crate) fn causes(error: &anyhow::Error) -> String {
             all.push_str(&cause);
         }
     }
-    all
+    redact(&all)
 }
 
 /// A name or an error as one line: every control character, line ends included, is shown as an escape.

@@ -32,6 +32,7 @@ use graph::Graph;
 use origin::Origin;
 use outline::Facts;
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, targets};
+pub use redact::redact;
 use resolve::{Known, Resolved, Scope};
 use state::{State, set_platform};
 

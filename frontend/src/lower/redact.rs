@@ -1,7 +1,7 @@
-//! User names and passwords in URLs, left out of what people get to see: the names of steps and the history.
+//! User names and passwords in URLs, left out of what people get to see: the names of steps, the history, excerpts, errors.
 
 /// `text` with the part before `@` of every URL's host replaced, as BuildKit does.
-pub(super) fn redact(text: &str) -> String {
+pub fn redact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {
