@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use anyhow::{Result, anyhow};
 use libdeflater::{CompressionLvl, Compressor};
@@ -71,7 +72,12 @@ pub(crate) fn compress(
     }
 }
 
-/// Opens a compressed stream by its first bytes; anything unknown is passed through.
+/// A stream that unpacks to more than this is looked at more closely.
+const LARGE: u64 = 4 << 30;
+/// And refused when it grew more than so many times: files of nothing but zeros do that (gzip: 1030 times), images hardly.
+const GROWTH: u64 = 250;
+
+/// Opens a compressed stream by its first bytes; anything unknown is passed through. What grows out of all proportion is refused.
 pub(crate) fn decompress<'a>(
     mut input: impl Read + Send + 'a,
 ) -> io::Result<Box<dyn Read + Send + 'a>> {
@@ -84,8 +90,12 @@ pub(crate) fn decompress<'a>(
         }
     }
     let kind = sniff(&head[..filled]);
-    let whole = io::Cursor::new(head).take(filled as u64).chain(input);
-    Ok(match kind {
+    let packed = Arc::new(AtomicU64::new(0));
+    let whole = Counted {
+        inner: io::Cursor::new(head).take(filled as u64).chain(input),
+        count: Arc::clone(&packed),
+    };
+    let inner: Box<dyn Read + Send + 'a> = match kind {
         Packed::Gzip => Box::new(flate2::read::MultiGzDecoder::new(whole)),
         Packed::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(whole)),
         Packed::Xz => Box::new(xz2::read::XzDecoder::new_multi_decoder(whole)),
@@ -95,8 +105,48 @@ pub(crate) fn decompress<'a>(
             decoder.window_log_max(27)?;
             Box::new(decoder)
         }
-        Packed::No => Box::new(whole),
-    })
+        Packed::No => return Ok(Box::new(whole)),
+    };
+    Ok(Box::new(Bounded {
+        inner,
+        packed,
+        count: 0,
+        large: LARGE,
+    }))
+}
+
+/// Tells how much was read.
+struct Counted<R> {
+    inner: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// An unpacked stream that may not be both large and much larger than the packed one.
+struct Bounded<R> {
+    inner: R,
+    packed: Arc<AtomicU64>,
+    count: u64,
+    large: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.count += read as u64;
+        if self.count > self.large && self.count / GROWTH > self.packed.load(Ordering::Relaxed) {
+            let text = format!("it unpacks to more than {GROWTH} times its size");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(read)
+    }
 }
 
 /// A compression format, known by its first bytes.
@@ -253,5 +303,22 @@ mod tests {
             .read_to_end(&mut back)
             .unwrap();
         assert!(back.is_empty());
+    }
+
+    #[test]
+    fn what_grows_out_of_proportion_is_refused() {
+        let unpack = |large, packed| {
+            let mut stream = Bounded {
+                inner: io::repeat(0).take(1 << 20),
+                packed: Arc::new(AtomicU64::new(packed)),
+                count: 0,
+                large,
+            };
+            io::copy(&mut stream, &mut io::sink())
+        };
+        let bomb = unpack(1 << 16, 1000).unwrap_err();
+        assert_eq!(bomb.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(unpack(1 << 20, 1000).unwrap(), 1 << 20);
+        assert_eq!(unpack(1 << 16, 8000).unwrap(), 1 << 20);
     }
 }
