@@ -41,6 +41,7 @@ mod caps;
 mod cgroup;
 mod dev;
 mod devices;
+mod early;
 mod enter;
 mod exec;
 mod hierarchy;
@@ -66,6 +67,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 pub use bare::keep_views_in;
+pub use early::{has_stdout, note_signals, was_interrupted};
 pub use enter::{Identity, child_main, enter, enter_bare};
 pub use network::{RESOLVER, prepare_network};
 pub use spawn::{Cancel, run};

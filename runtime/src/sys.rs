@@ -7,6 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use libc::{c_int, c_long};
 
@@ -168,6 +169,63 @@ pub(crate) fn reset_signals() {
             SET_SIZE,
         );
     }
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static INTERRUPTED_STATUS: AtomicI32 = AtomicI32::new(1);
+
+/// Does only what a handler may do (signal-safety(7)).
+extern "C" fn note_interrupt(_: c_int) {
+    if INTERRUPTED.swap(true, Ordering::Relaxed) {
+        exit(INTERRUPTED_STATUS.load(Ordering::Relaxed));
+    }
+}
+
+/// Notes SIGINT and SIGTERM; the second one ends the process with `status`.
+pub(crate) fn note_interrupts(status: u8) -> io::Result<()> {
+    INTERRUPTED_STATUS.store(status.into(), Ordering::Relaxed);
+    let handler = note_interrupt as extern "C" fn(c_int);
+    set_handler(libc::SIGINT, handler as libc::sighandler_t)?;
+    set_handler(libc::SIGTERM, handler as libc::sighandler_t)
+}
+
+/// Whether one of the signals of [`note_interrupts`] came.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// A write beyond RLIMIT_FSIZE fails instead of ending the process.
+pub(crate) fn ignore_file_size_limit() -> io::Result<()> {
+    set_handler(libc::SIGXFSZ, libc::SIG_IGN)
+}
+
+fn set_handler(signal: c_int, handler: libc::sighandler_t) -> io::Result<()> {
+    // SAFETY: all-zero is a valid sigaction with an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: action outlives the call; its handler is SIG_IGN or a function that is safe in one.
+    check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) }.into())
+        .map(drop)
+}
+
+static HAD_STDOUT: AtomicBool = AtomicBool::new(true);
+
+/// Runs before `main`, and before the standard library opens `/dev/null` in the place of a stream that is missing.
+extern "C" fn note_streams() {
+    // SAFETY: F_GETFD only asks whether the number is open.
+    let open = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) } >= 0;
+    HAD_STDOUT.store(open, Ordering::Relaxed);
+}
+
+#[used]
+// SAFETY: the section holds pointers to functions that are called at the start, which this is.
+#[unsafe(link_section = ".init_array")]
+static NOTE_STREAMS: extern "C" fn() = note_streams;
+
+/// Whether standard output was open when the process was started.
+pub(crate) fn started_with_stdout() -> bool {
+    HAD_STDOUT.load(Ordering::Relaxed)
 }
 
 /// Names the host of this UTS namespace.

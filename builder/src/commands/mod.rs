@@ -19,7 +19,7 @@ mod usage;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lapstrake_cache::Store;
@@ -27,7 +27,7 @@ use lapstrake_cache::Store;
 use crate::cli::{Call, Command, Environment, Format, Invocation};
 use crate::config::Config;
 use crate::progress::text;
-use crate::registry::{self, Client, Mirror};
+use crate::registry::{self, Client, Mirror, Patience};
 
 /// Carries out one invocation.
 pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
@@ -49,6 +49,14 @@ pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
         env,
         start,
     };
+    // Everything else ends by such a signal: at most a line on standard output is missing then.
+    if matches!(
+        command,
+        Command::Build(_) | Command::Push(_) | Command::Pull(_)
+    ) && let Err(error) = lapstrake_runtime::note_signals(stop::STOPPED)
+    {
+        return end(&anyhow::Error::new(error).context("prepare for signals"));
+    }
     if let Command::Build(options) = command {
         return match options.call {
             Call::Build => build::run(&surroundings, &options),
@@ -112,9 +120,31 @@ impl Surroundings<'_> {
         Ok(Client::new(registry::Config {
             mirrors,
             insecure,
+            patience: patience(self.env)?,
             ..registry::Config::from_env()
         }))
     }
+}
+
+/// How long to wait for servers: `LAPSTRAKE_TIMEOUT` says after how many seconds of silence they are given up,
+/// `LAPSTRAKE_RETRIES` how often a request is sent again.
+fn patience(env: &Environment) -> Result<Patience> {
+    let mut patience = Patience::default();
+    if let Some(text) = env.nonempty("LAPSTRAKE_TIMEOUT") {
+        let seconds = text.parse().ok().map(Duration::try_from_secs_f64);
+        let Some(Ok(limit)) = seconds.filter(|limit| *limit != Ok(Duration::ZERO)) else {
+            bail!("LAPSTRAKE_TIMEOUT: {text:?} is not a number of seconds");
+        };
+        (patience.connect, patience.headers, patience.stall) =
+            (patience.connect.min(limit), limit, limit);
+    }
+    if let Some(text) = env.nonempty("LAPSTRAKE_RETRIES") {
+        let retries: u8 = text
+            .parse()
+            .with_context(|| format!("LAPSTRAKE_RETRIES: {text:?} is not a number up to 255"))?;
+        patience.tries = 1 + u32::from(retries);
+    }
+    Ok(patience)
 }
 
 /// Reads `docker.io=host:5000,host2;ghcr.io=…`: for each registry the places to ask first.

@@ -1,6 +1,6 @@
 //! Outputs as they were asked for, turned into sinks.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lapstrake_frontend::image::ImageRef;
 
 use crate::cli::{
@@ -13,6 +13,18 @@ use crate::sink::{FilesTarget, Format, Sink, Target};
 
 /// All sinks of a build.
 pub(super) fn sinks(options: &BuildOptions) -> Result<Vec<Sink>> {
+    let to_stdout = |output: &OutputSpec| {
+        let (OutputSpec::Archive(ArchiveOutput { dest, .. })
+        | OutputSpec::Files(FilesOutput { dest, .. })) = output
+        else {
+            return false;
+        };
+        *dest == Destination::Stdout
+    };
+    ensure!(
+        lapstrake_runtime::has_stdout() || !options.outputs.iter().any(to_stdout),
+        "--output: standard output is closed"
+    );
     options.outputs.iter().map(sink).collect()
 }
 

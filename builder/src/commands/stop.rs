@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use lapstrake_runtime::Cancel;
+use lapstrake_runtime::{Cancel, was_interrupted};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The status of a command that the user stopped: 128 and SIGINT.
@@ -18,6 +18,10 @@ pub(super) async fn unless_stopped<T>(cancel: &Cancel, work: impl Future<Output 
     let Ok(mut signals) = Signals::new() else {
         return Some(work.await);
     };
+    // Before there were handlers: nothing was begun.
+    if was_interrupted() {
+        return None;
+    }
     tokio::pin!(work);
     tokio::select! {
         ended = &mut work => return Some(ended),

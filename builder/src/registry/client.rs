@@ -106,6 +106,11 @@ impl Client {
         self.connections().to(url, true, false, self.config())
     }
 
+    /// How long to wait for servers.
+    pub(crate) fn time_limits(&self) -> super::config::Patience {
+        self.config().patience
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.0.config
     }
@@ -275,7 +280,7 @@ impl Client {
         tokio::select! {
             answer = answer => answer.map_err(|error| failed(&error)),
             () = moved.stalled(self.config().patience.headers) => {
-                let waited = self.config().patience.headers.as_secs();
+                let waited = self.config().patience.headers.as_secs_f32();
                 Err(Error::new(&call.method, url, format!("no answer for {waited} s"), Retry::AtMost(2)))
             }
         }
