@@ -1,6 +1,8 @@
 //! Local build contexts: a directory behind its `.dockerignore`, read where it lies.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -120,6 +122,37 @@ fn open_root(path: &Path) -> Result<OwnedFd> {
         .with_context(|| format!("open the build context {}", path.display()))
 }
 
+/// Opens a file that the user names. Below the context, which may be somebody else's work, no link leads out of it;
+/// elsewhere it is the user's own. A pipe is opened without waiting for who writes into it.
+pub(crate) fn open_named(context: &Path, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Some(inside) = inside(context, path)? else {
+        return Ok(fs::open(path, flags, Mode::empty())?.into());
+    };
+    let root = fs::open(context, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let opened = lapstrake_cache::open_in_root(root.as_fd(), &inside, flags);
+    match opened {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => Err(
+            io::Error::other("it is a link to something that the build context does not have"),
+        ),
+        opened => Ok(opened?.into()),
+    }
+}
+
+/// `path` as it is seen from the context, if that holds its folder.
+fn inside(context: &Path, path: &Path) -> io::Result<Option<PathBuf>> {
+    let Some(name) = path.file_name() else {
+        return Ok(None);
+    };
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
+    let folder = std::fs::canonicalize(folder)?;
+    let inside = folder.strip_prefix(std::fs::canonicalize(context)?).ok();
+    Ok(inside.map(|folder| folder.join(name)))
+}
+
 /// Reads the ignore list for `dockerfile` in the context `root`: the Dockerfile's own wins wholly over the context's.
 pub(crate) fn read_ignore(root: &Path, dockerfile: Option<&Path>) -> Result<Ignore> {
     let own = dockerfile.map(|path| {
@@ -128,7 +161,7 @@ pub(crate) fn read_ignore(root: &Path, dockerfile: Option<&Path>) -> Result<Igno
         PathBuf::from(name)
     });
     for path in own.into_iter().chain([root.join(".dockerignore")]) {
-        if let Some(text) = read_optional(&path)? {
+        if let Some(text) = read_optional(root, &path)? {
             return Ignore::parse(&text)
                 .map_err(|error| anyhow::anyhow!("read {}: {error}", path.display()));
         }
@@ -137,19 +170,20 @@ pub(crate) fn read_ignore(root: &Path, dockerfile: Option<&Path>) -> Result<Igno
 }
 
 /// Reads a small text file that may be missing; pipes and devices are refused before anything waits on them.
-fn read_optional(path: &Path) -> Result<Option<String>> {
-    match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-        Ok(found) => {
-            ensure!(found.is_file(), "{} is not a regular file", path.display());
-            ensure!(
-                found.len() <= LIMIT,
-                "{} is larger than {LIMIT} bytes",
-                path.display()
-            );
-        }
-    }
-    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+fn read_optional(context: &Path, path: &Path) -> Result<Option<String>> {
+    let shown = path.display();
+    let file = match open_named(context, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.with_context(|| format!("read {shown}"))?,
+    };
+    ensure!(file.metadata()?.is_file(), "{shown} is not a regular file");
+    let mut bytes = Vec::new();
+    file.take(LIMIT + 1)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("read {shown}"))?;
+    ensure!(
+        bytes.len() as u64 <= LIMIT,
+        "{shown} is larger than {LIMIT} bytes"
+    );
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }

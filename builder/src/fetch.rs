@@ -1,6 +1,7 @@
 //! Blobs brought into the store from wherever they are.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use lapstrake_cache::{Key, Store};
@@ -8,7 +9,7 @@ use lapstrake_cache::{Key, Store};
 use crate::events::{Counter, Step};
 use crate::fs::Origin;
 use crate::oci::{Descriptor, Layout};
-use crate::registry::Client;
+use crate::registry::{Client, Meter, pull_blob};
 
 /// Makes sure that the store has the blob; bytes are checked against its digest and size before it is visible.
 pub(crate) fn fetch_blob(
@@ -56,17 +57,11 @@ pub(crate) fn fetch_blob(
             )?;
         }
         Origin::Registry(image) => {
-            let _entered = tokio.enter();
-            let mut blob = client.blob(image, descriptor)?.into_reader();
-            ingest(
-                store,
-                descriptor,
-                &mut Counting {
-                    inner: &mut blob,
-                    counter: &counter,
-                },
-            )
-            .with_context(|| format!("fetch {}", descriptor.digest))?;
+            let shown = counter.clone();
+            let meter: Meter = Arc::new(move |done| shown.set(done));
+            tokio
+                .block_on(pull_blob(client, store, image, descriptor, Some(&meter)))
+                .with_context(|| format!("fetch {}", descriptor.digest))?;
         }
     }
     counter.done();

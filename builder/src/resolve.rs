@@ -21,6 +21,9 @@ use crate::oci::manifest::{self, Document, MAX_DOCUMENT};
 use crate::oci::{self, Descriptor, Index, Layout, Manifest, media};
 use crate::registry::Client;
 
+/// So many platforms of an index are named where none fits.
+const OFFERED: usize = 20;
+
 /// An image of one platform, pinned.
 #[derive(Debug)]
 pub(crate) struct Pin {
@@ -54,6 +57,8 @@ pub(crate) struct Resolver {
     /// OCI layouts by the registry name that stands for them in references.
     layouts: BTreeMap<String, PathBuf>,
     pins: Mutex<HashMap<(ImageRef, Platform), Slot>>,
+    /// What each name stands for, asked once in a build, so that all platforms come from one push.
+    sources: Mutex<HashMap<ImageRef, Arc<tokio::sync::OnceCell<Arc<Source>>>>>,
 }
 
 /// The pin of one image; whoever comes first fills it while the others wait.
@@ -75,6 +80,7 @@ impl Resolver {
             pull,
             layouts,
             pins: Mutex::default(),
+            sources: Mutex::default(),
         }
     }
 
@@ -171,8 +177,12 @@ impl Resolver {
         if let Some(pin) = self.stored(image, platform).await? {
             return Ok(pin);
         }
-        let source = self.source(image).await?;
-        self.pin_source(image, platform, &source).await
+        let slot = {
+            let mut sources = self.sources.lock().await;
+            Arc::clone(sources.entry(image.clone()).or_default())
+        };
+        let source = slot.get_or_try_init(|| async { self.source(image).await.map(Arc::new) });
+        self.pin_source(image, platform, source.await?).await
     }
 
     /// The store's own image of that name comes first, as with `docker build`, unless it is for another platform or
@@ -271,6 +281,7 @@ impl Resolver {
                 .manifests
                 .iter()
                 .filter_map(|d| Some(d.platform.as_ref()?.to_platform().to_string()))
+                .take(OFFERED)
                 .collect();
             bail!(
                 "{image} has no image for {platform}: it has {}",

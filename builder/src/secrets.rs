@@ -1,6 +1,7 @@
 //! Secrets and SSH agents that steps may mount. Values are read when a step needs them and are never kept, logged or hashed.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -83,9 +84,13 @@ impl std::fmt::Debug for Secrets {
 }
 
 fn read(path: &std::path::Path) -> Result<Vec<u8>> {
-    let size = std::fs::metadata(path)?.len();
-    if size > LIMIT {
-        bail!("it has {size} bytes, the limit is {LIMIT}");
+    // A pipe has no size beforehand.
+    let mut value = Vec::new();
+    std::fs::File::open(path)?
+        .take(LIMIT + 1)
+        .read_to_end(&mut value)?;
+    if value.len() as u64 > LIMIT {
+        bail!("it is larger than {LIMIT} bytes");
     }
-    Ok(std::fs::read(path)?)
+    Ok(value)
 }

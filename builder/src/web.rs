@@ -1,6 +1,9 @@
-//! Plain HTTP for ADD, remote contexts and caches: one request at a time, redirects left to the caller.
+//! Plain HTTP for ADD, remote contexts and caches: one request at a time, redirects left to the caller. A server that falls
+//! silent is given up.
 
+use std::future::Future;
 use std::io::{self, Read};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reqwest::header::HeaderName;
@@ -12,7 +15,11 @@ use crate::registry::Client;
 pub(crate) const REDIRECTS: usize = 10;
 
 /// An answer, its body still to come.
-pub(crate) struct Response(reqwest::Response);
+pub(crate) struct Response {
+    answer: reqwest::Response,
+    /// How long its server may be silent.
+    patience: Duration,
+}
 
 /// Asks for `url`; only `http` and `https` may be asked for.
 pub(crate) async fn get(
@@ -36,35 +43,48 @@ pub(crate) async fn send(
     for (name, value) in headers {
         request = request.header(HeaderName::from_bytes(name.as_bytes())?, value);
     }
+    let limits = client.time_limits();
+    // How long an upload takes is not known.
+    let limit = body.as_ref().map_or(limits.headers, |_| Duration::MAX);
     if let Some(body) = body {
         request = request.body(body);
     }
-    let response = request
-        .send()
-        .await
-        .map_err(|error| anyhow::Error::new(error.without_url()))?;
-    Ok(Response(response))
+    Ok(Response {
+        answer: unless_silent(limit, request.send()).await?,
+        patience: limits.stall,
+    })
+}
+
+/// Waits for a server, but not longer than `limit`.
+async fn unless_silent<T>(
+    limit: Duration,
+    work: impl Future<Output = reqwest::Result<T>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done.map_err(|error| anyhow::Error::new(error.without_url())),
+        Err(_) => bail!("nothing came for {} s", limit.as_secs_f32()),
+    }
 }
 
 impl Response {
     /// The status as a number.
     pub(crate) fn status(&self) -> u16 {
-        self.0.status().as_u16()
+        self.answer.status().as_u16()
     }
 
     /// Whether the status says that all is well.
     pub(crate) fn is_success(&self) -> bool {
-        self.0.status().is_success()
+        self.answer.status().is_success()
     }
 
     /// The length that the server declared.
     pub(crate) fn length(&self) -> Option<u64> {
-        self.0.content_length()
+        self.answer.content_length()
     }
 
     /// A header's value, if it is text.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
-        Some(self.0.headers().get(name)?.to_str().ok()?.to_owned())
+        Some(self.answer.headers().get(name)?.to_str().ok()?.to_owned())
     }
 
     /// Where the server sends on to, if it does.
@@ -88,11 +108,7 @@ impl Response {
 
     /// The next piece of the body; `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
-        let chunk = self
-            .0
-            .chunk()
-            .await
-            .map_err(|error| anyhow::Error::new(error.without_url()))?;
+        let chunk = unless_silent(self.patience, self.answer.chunk()).await?;
         Ok(chunk.map(|chunk| chunk.to_vec()))
     }
 }

@@ -190,31 +190,6 @@ async fn what_is_pushed_is_what_is_pulled() {
 }
 
 #[tokio::test]
-async fn a_blocking_reader_sees_the_same() {
-    let registry = Registry::start(Auth::Open);
-    let blob = noise(2_000_000);
-    registry.put_blob("a", &blob);
-    registry.fail(
-        1,
-        "GET /v2/a/blobs",
-        Reply::new(200).body(blob.clone()).cut(1_000_000),
-    );
-    let client = Client::new(config());
-    let mut reader = client
-        .blob(&image(registry.host(), "a"), &layer(&blob))
-        .unwrap()
-        .into_reader();
-    let read = move || {
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes).map(|_| bytes)
-    };
-    assert_eq!(
-        tokio::task::spawn_blocking(read).await.unwrap().unwrap(),
-        blob
-    );
-}
-
-#[tokio::test]
 async fn what_is_missing_is_said_in_one_line() {
     let registry = Registry::start(Auth::Open);
     let client = Client::new(config());

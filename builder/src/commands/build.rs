@@ -11,6 +11,7 @@ use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::{Color, Diagnostic};
 use lapstrake_frontend::lint;
 use lapstrake_frontend::plan::Inputs;
+use lapstrake_frontend::redact;
 use lapstrake_frontend::span::{LineIndex, Span};
 use lapstrake_runtime::Cancel;
 
@@ -24,6 +25,7 @@ use crate::events::Events;
 use crate::explain::{self, Step};
 use crate::forced::Forced;
 use crate::key_agent::KeyAgent;
+use crate::ops::GitAccess;
 use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings, text};
 use crate::registry::Client;
 use crate::secrets::{SecretSource, Secrets, SshAgent};
@@ -64,7 +66,7 @@ pub(super) fn carry_out<T, F: Future<Output = T>>(
     let summary = display.finish();
     // Threads may still copy or compress for a build that failed or was stopped. They are not shown what comes of it.
     store.close();
-    runtime.shutdown_background();
+    stop::leave_running(runtime);
     Ok((outcome.ok_or(Stopped("build"))?, summary))
 }
 
@@ -116,13 +118,21 @@ impl Prepared {
     /// Reads the Dockerfile and opens the contexts.
     pub(super) async fn read(&self, options: &BuildOptions, events: &Events) -> Result<Input> {
         let step = events.begin("[internal] load build definition");
-        let (store, client, secrets, options) = (
+        let (store, client, secrets, cancel, options) = (
             self.store.clone(),
             self.client.clone(),
             self.secrets.clone(),
+            self.cancel.clone(),
             options.clone(),
         );
-        let read = move || input::read(&store, &client, &secrets, &options);
+        let read = move || {
+            let git = GitAccess {
+                secrets: &secrets,
+                cancel: &cancel,
+                patience: client.time_limits().stall,
+            };
+            input::read(&store, &client, &git, &options)
+        };
         let read = tokio::task::spawn_blocking(read).await;
         step.end(read.map_err(|error| anyhow!(error)).and_then(|read| read))
     }
@@ -434,7 +444,7 @@ fn render(source: Option<&Source>, diagnostics: &[Diagnostic]) -> String {
     let rendered = diagnostics
         .iter()
         .map(|found| found.render(&source.name, &source.text, Color::Plain));
-    let mut text = rendered.collect::<Vec<_>>().join("\n\n");
+    let mut text = redact(&rendered.collect::<Vec<_>>().join("\n\n"));
     text.push('\n');
     text
 }

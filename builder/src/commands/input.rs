@@ -16,10 +16,9 @@ use lapstrake_frontend::plan::{Git, NamedContext};
 use rustix::fs::{self, Mode, OFlags};
 
 use crate::cli::{BuildOptions, ContextArg, ContextModes, ContextSource, DockerfileArg};
-use crate::context::{LocalContext, read_ignore};
-use crate::ops::git_context;
+use crate::context::{LocalContext, open_named, read_ignore};
+use crate::ops::{GitAccess, git_context};
 use crate::registry::Client;
-use crate::secrets::Secrets;
 
 /// A Dockerfile larger than this is refused.
 const DOCKERFILE_LIMIT: u64 = 16 << 20;
@@ -44,10 +43,10 @@ pub(super) struct Input {
 pub(super) fn read(
     store: &Store,
     client: &Client,
-    secrets: &Secrets,
+    git: &GitAccess<'_>,
     options: &BuildOptions,
 ) -> Result<Input> {
-    let main = main(store, client, secrets, options)?;
+    let main = main(store, client, git, options)?;
     let mut input = Input {
         dockerfile: main.dockerfile,
         name: main.name,
@@ -69,14 +68,19 @@ struct Main {
     context: LocalContext,
 }
 
-fn main(store: &Store, client: &Client, secrets: &Secrets, options: &BuildOptions) -> Result<Main> {
+fn main(
+    store: &Store,
+    client: &Client,
+    git: &GitAccess<'_>,
+    options: &BuildOptions,
+) -> Result<Main> {
     match &options.context {
         ContextArg::Dir(path) => directory(store, client, options, path),
         ContextArg::Stdin => {
             let mut stdin = std::io::stdin();
             archive_or_dockerfile(store, client, options, &mut stdin).context("read standard input")
         }
-        ContextArg::Url(url) => remote(store, client, secrets, options, url),
+        ContextArg::Url(url) => remote(store, client, git, options, url),
     }
 }
 
@@ -93,7 +97,7 @@ fn directory(store: &Store, client: &Client, options: &BuildOptions, path: &Path
             (bytes, "Dockerfile".to_owned(), Some(at))
         }
         DockerfileArg::Path(file) => (
-            read_file(file)?,
+            read_file(path, file)?,
             file.display().to_string(),
             Some(file.clone()),
         ),
@@ -114,27 +118,29 @@ fn directory(store: &Store, client: &Client, options: &BuildOptions, path: &Path
 
 /// `Dockerfile`, or `dockerfile` where that is missing.
 fn default_dockerfile(context: &Path) -> Result<(Vec<u8>, PathBuf)> {
-    let usual = context.join("Dockerfile");
-    let lower = context.join("dockerfile");
-    let path = if !usual.exists() && lower.exists() {
-        lower
-    } else {
-        usual
-    };
-    ensure!(
-        path.exists(),
-        "there is no Dockerfile in {}: create one, or name another file with --file",
-        context.display()
-    );
-    Ok((read_file(&path)?, path))
+    let found = ["Dockerfile", "dockerfile"]
+        .into_iter()
+        .map(|name| context.join(name))
+        .find(|path| path.symlink_metadata().is_ok());
+    let path = found.with_context(|| {
+        format!(
+            "there is no Dockerfile in {}: create one, or name another file with --file",
+            context.display()
+        )
+    })?;
+    Ok((read_file(context, &path)?, path))
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>> {
+/// Reads a Dockerfile that lies in the context, or anywhere else where the user says so.
+fn read_file(context: &Path, path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
-    let found = std::fs::metadata(path).with_context(|| format!("read {shown}"))?;
-    ensure!(found.is_file(), "read {shown}: it is not a regular file");
-    let mut file = std::fs::File::open(path).with_context(|| format!("read {shown}"))?;
-    read_limited(&mut file).with_context(|| format!("read {shown}"))
+    let file = open_named(context, path).with_context(|| format!("read {shown}"))?;
+    read_regular(file).with_context(|| format!("read {shown}"))
+}
+
+fn read_regular(mut file: std::fs::File) -> Result<Vec<u8>> {
+    ensure!(file.metadata()?.is_file(), "it is not a regular file");
+    read_limited(&mut file)
 }
 
 fn read_limited(from: &mut dyn Read) -> Result<Vec<u8>> {
@@ -211,25 +217,21 @@ fn read_inside(root: &Path, path: &Path) -> Result<Vec<u8>> {
     let root = fs::open(root, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK;
     let file = lapstrake_cache::open_in_root(root.as_fd(), path, flags);
-    let mut file = std::fs::File::from(file.with_context(|| format!("read {shown}"))?);
-    ensure!(
-        file.metadata()?.is_file(),
-        "read {shown}: it is not a regular file"
-    );
-    read_limited(&mut file).with_context(|| format!("read {shown}"))
+    let file = file.with_context(|| format!("read {shown}"))?;
+    read_regular(file.into()).with_context(|| format!("read {shown}"))
 }
 
 /// A git repository, an archive or a single Dockerfile somewhere else.
 fn remote(
     store: &Store,
     client: &Client,
-    secrets: &Secrets,
+    git: &GitAccess<'_>,
     options: &BuildOptions,
     url: &str,
 ) -> Result<Main> {
-    if let Some(git) = git_source(url)? {
+    if let Some(source) = git_source(url)? {
         let scratch = store.scratch()?;
-        let tree = git_context(secrets, &git, &scratch)?;
+        let tree = git_context(git, &source, &scratch)?;
         let (dockerfile, name) = inner_dockerfile(client, &options.file, &tree)?;
         let inside = tree
             .strip_prefix(scratch.path())

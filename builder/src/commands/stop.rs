@@ -37,6 +37,11 @@ pub(super) async fn unless_stopped<T>(cancel: &Cancel, work: impl Future<Output 
     None
 }
 
+/// Lets a runtime end with the process. Told to shut down, it would have everyone panic who still asks something of it.
+pub(super) fn leave_running(runtime: tokio::runtime::Runtime) {
+    std::mem::forget(runtime);
+}
+
 /// The user stopped the command, which is named here.
 #[derive(Debug, thiserror::Error)]
 #[error("the {0} was stopped")]

@@ -136,6 +136,6 @@ fn with_outlet<T: Send + 'static>(
     if result.is_none() {
         store.close();
     }
-    runtime.shutdown_background();
+    stop::leave_running(runtime);
     result.ok_or(Stopped("transfer"))??
 }

@@ -1,19 +1,51 @@
 //! ADD and contexts from git: the host's `git`, held to a few protocols and to nobody's configuration.
+//!
+//! It sees no password in its arguments, which everyone on the machine could read, and which it would write into
+//! configurations and logs: credentials reach it through its environment.
 
 use std::ffi::OsString;
+use std::io::Read;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use lapstrake_cache::{Layer, Scratch};
 use lapstrake_frontend::plan::Git;
+use lapstrake_runtime::Cancel;
+use reqwest::Url;
 
 use super::{Job, Ops, describe, key};
 use crate::engine::{Prepared, Task};
 use crate::fs::Chain;
 use crate::secrets::Secrets;
 use crate::web::redacted;
+
+/// The most that is read of what git prints: a listing of a million references is smaller.
+const LISTING: u64 = 128 << 20;
+
+/// How often a running git is looked at.
+const TICK: Duration = Duration::from_millis(5);
+
+/// What git is run with.
+pub(crate) struct Access<'a> {
+    pub(crate) secrets: &'a Secrets,
+    pub(crate) cancel: &'a Cancel,
+    /// How long a server may be silent.
+    pub(crate) patience: Duration,
+}
+
+impl<'a> Access<'a> {
+    fn of(ops: &'a Ops) -> Self {
+        Self {
+            secrets: &ops.secrets,
+            cancel: &ops.cancel,
+            patience: ops.client.time_limits().stall,
+        }
+    }
+}
 
 /// The commit that a reference names now.
 pub(crate) struct Checkout {
@@ -24,7 +56,7 @@ pub(crate) struct Checkout {
 
 /// Finds the commit that `op` names: that, not the name, is the key.
 pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>> {
-    let checkout = resolve(&ops.secrets, op)
+    let checkout = resolve(&Access::of(ops), op)
         .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
     let Git {
         remote, checksum, ..
@@ -47,7 +79,7 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>>
 /// Checks the commit out and commits the tree as a layer.
 pub(super) fn run(ops: &Ops, op: &Git, job: &Checkout) -> Result<Layer> {
     let scratch = ops.store.scratch()?;
-    let tree = check_out(&ops.secrets, op, job, &scratch)
+    let tree = check_out(&Access::of(ops), op, job, &scratch)
         .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))?;
     let active = ops.store.snapshot(&[])?;
     super::copy::copy_checkout(&tree, active.upper())?;
@@ -55,14 +87,14 @@ pub(super) fn run(ops: &Ops, op: &Git, job: &Checkout) -> Result<Layer> {
 }
 
 /// A main context that is a git repository, checked out into `scratch`; gives back the directory that is the context.
-pub(crate) fn context(secrets: &Secrets, op: &Git, scratch: &Scratch) -> Result<PathBuf> {
-    let job = resolve(secrets, op)
+pub(crate) fn context(access: &Access<'_>, op: &Git, scratch: &Scratch) -> Result<PathBuf> {
+    let job = resolve(access, op)
         .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
-    check_out(secrets, op, &job, scratch)
+    check_out(access, op, &job, scratch)
         .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))
 }
 
-fn resolve(secrets: &Secrets, op: &Git) -> Result<Checkout> {
+fn resolve(access: &Access<'_>, op: &Git) -> Result<Checkout> {
     ensure!(
         !op.remote.starts_with('-'),
         "the remote must not begin with a dash"
@@ -78,7 +110,7 @@ fn resolve(secrets: &Secrets, op: &Git) -> Result<Checkout> {
             reference: name.to_owned(),
         });
     }
-    let listing = git(secrets, op, None, &["ls-remote", "--", &op.remote])?;
+    let listing = git(access, op, None, &["ls-remote", "--", &address(&op.remote)])?;
     let refs: Vec<(&str, &str)> = listing
         .lines()
         .filter_map(|line| line.split_once('\t'))
@@ -110,17 +142,12 @@ fn is_commit(name: &str) -> bool {
     matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn check_out(secrets: &Secrets, op: &Git, job: &Checkout, scratch: &Scratch) -> Result<PathBuf> {
+fn check_out(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -> Result<PathBuf> {
     let repository = scratch.path().join("tree");
     std::fs::create_dir_all(&repository)?;
-    let here = Some(repository.as_path());
-    git(
-        secrets,
-        op,
-        here,
-        &["init", "--quiet", "--initial-branch=master", "."],
-    )?;
-    git(secrets, op, here, &["remote", "add", "origin", &op.remote])?;
+    let git = |args: &[&str]| git(access, op, Some(&repository), args);
+    git(&["init", "--quiet", "--initial-branch=master", "."])?;
+    git(&["remote", "add", "origin", &address(&op.remote)])?;
     let depth: &[&str] = if op.keep_git_dir { &[] } else { &["--depth=1"] };
     let fetch = [
         &["fetch", "--quiet", "--no-tags"],
@@ -128,51 +155,20 @@ fn check_out(secrets: &Secrets, op: &Git, job: &Checkout, scratch: &Scratch) -> 
         &["origin", &job.reference],
     ]
     .concat();
-    if git(secrets, op, here, &fetch).is_err() {
+    if git(&fetch).is_err() {
         // Servers may refuse single commits: then all branches are fetched and the commit looked for.
-        git(
-            secrets,
-            op,
-            here,
-            &[
-                "fetch",
-                "--quiet",
-                "--tags",
-                "origin",
-                "+refs/heads/*:refs/remotes/origin/*",
-            ],
-        )?;
+        let branches = "+refs/heads/*:refs/remotes/origin/*";
+        git(&["fetch", "--quiet", "--tags", "origin", branches])?;
     }
-    git(
-        secrets,
-        op,
-        here,
-        &["checkout", "--quiet", "--force", "--detach", &job.commit],
-    )?;
+    git(&["checkout", "--quiet", "--force", "--detach", &job.commit])?;
     if op.submodules && repository.join(".gitmodules").exists() {
-        git(
-            secrets,
-            op,
-            here,
-            &[
-                "submodule",
-                "update",
-                "--quiet",
-                "--init",
-                "--recursive",
-                "--depth=1",
-            ],
-        )?;
+        let update = ["submodule", "update", "--quiet", "--init", "--recursive"];
+        // Not every server knows shallow copies.
+        if git(&[&update[..], &["--depth=1"]].concat()).is_err() {
+            git(&update)?;
+        }
     }
-    if op.keep_git_dir {
-        // The layer must not tell with which credentials it was fetched.
-        git(
-            secrets,
-            op,
-            here,
-            &["remote", "set-url", "origin", &redacted(&op.remote)],
-        )?;
-    } else {
+    if !op.keep_git_dir {
         std::fs::remove_dir_all(repository.join(".git"))?;
     }
     match &op.subdir {
@@ -199,8 +195,10 @@ fn subdirectory(repository: &Path, subdir: &str) -> Result<PathBuf> {
 }
 
 /// Runs git without the user's configuration, hooks, prompts or unusual protocols.
-fn git(secrets: &Secrets, op: &Git, folder: Option<&Path>, args: &[&str]) -> Result<String> {
+fn git(access: &Access<'_>, op: &Git, folder: Option<&Path>, args: &[&str]) -> Result<String> {
     let mut command = Command::new("git");
+    let seconds = access.patience.as_secs().max(1);
+    let slowest = format!("http.lowSpeedTime={seconds}");
     let settings = [
         "protocol.allow=never",
         "protocol.https.allow=always",
@@ -212,6 +210,11 @@ fn git(secrets: &Secrets, op: &Git, folder: Option<&Path>, args: &[&str]) -> Res
         "advice.detachedHead=false",
         "core.fsmonitor=false",
         "submodule.fetchJobs=1",
+        // Nothing stays at work in the background.
+        "gc.auto=0",
+        "maintenance.auto=false",
+        "http.lowSpeedLimit=1",
+        &slowest,
     ];
     command.args(settings.iter().flat_map(|setting| ["-c", setting]));
     command.args(args).stdin(Stdio::null()).env_clear();
@@ -236,34 +239,29 @@ fn git(secrets: &Secrets, op: &Git, folder: Option<&Path>, args: &[&str]) -> Res
         ("GIT_TERMINAL_PROMPT", "0"),
         ("HOME", "/nonexistent"),
         ("LC_ALL", "C"),
-        ("GIT_SSH_COMMAND", "ssh -o BatchMode=yes"),
+        // Asked for a password that was not given, it gives none.
+        ("GIT_ASKPASS", "true"),
     ]);
-    if let Some(header) = authorization(secrets, &op.remote)? {
-        // Through the environment: arguments of a process can be read by everyone on the machine.
+    command.env(
+        "GIT_SSH_COMMAND",
+        format!(
+            "ssh -o BatchMode=yes -o ConnectTimeout={seconds} -o ServerAliveInterval={seconds}"
+        ),
+    );
+    if let Some((name, value)) = credentials(access.secrets, &op.remote)? {
         command.envs([
             ("GIT_CONFIG_COUNT", OsString::from("1")),
-            (
-                "GIT_CONFIG_KEY_0",
-                OsString::from(format!("http.{}.extraheader", origin(&op.remote))),
-            ),
-            (
-                "GIT_CONFIG_VALUE_0",
-                OsString::from(format!("Authorization: {header}")),
-            ),
+            ("GIT_CONFIG_KEY_0", OsString::from(name)),
+            ("GIT_CONFIG_VALUE_0", OsString::from(value)),
         ]);
     }
-    if let Some(socket) = secrets.ssh_socket("default", false)? {
+    if let Some(socket) = access.secrets.ssh_socket("default", false)? {
         command.env("SSH_AUTH_SOCK", socket);
     }
     if let Some(folder) = folder {
         command.current_dir(folder);
     }
-    let output = match command.output() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("git is not installed: install it to build from repositories")
-        }
-        other => other.context("run git")?,
-    };
+    let output = output(command, access.cancel)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said
@@ -271,13 +269,120 @@ fn git(secrets: &Secrets, op: &Git, folder: Option<&Path>, args: &[&str]) -> Res
             .rev()
             .find(|line| !line.trim().is_empty())
             .unwrap_or("no message");
-        bail!(
-            "git {}: {}",
-            args.first().unwrap_or(&""),
-            last.replace(&op.remote, &redacted(&op.remote))
-        );
+        bail!("git {}: {}", args.first().unwrap_or(&""), last);
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Runs a command and its helpers to their end, or until the build is stopped.
+fn output(mut command: Command, cancel: &Cancel) -> Result<Output> {
+    command
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = match command.spawn() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("git is not installed: install it to build from repositories")
+        }
+        other => other.context("run git")?,
+    };
+    let group = rustix::process::Pid::from_child(&child);
+    let kill = || rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    std::thread::scope(|scope| {
+        let stdout = scope.spawn(|| limited(stdout));
+        let stderr = scope.spawn(|| limited(stderr));
+        let status = loop {
+            if let Some(status) = child.try_wait().context("wait for git")? {
+                break status;
+            }
+            if cancel.is_cancelled() {
+                let _ = kill();
+            }
+            std::thread::sleep(TICK);
+        };
+        ensure!(!cancel.is_cancelled(), "git was stopped");
+        let read = |thread: std::thread::ScopedJoinHandle<'_, std::io::Result<Vec<u8>>>| {
+            let read = thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("read from git"))?;
+            read.context("read from git")
+        };
+        Ok(Output {
+            status,
+            stdout: read(stdout)?,
+            stderr: read(stderr)?,
+        })
+    })
+}
+
+/// All that comes, but not more than [`LISTING`]; closing the pipe then ends who writes.
+fn limited(from: Option<impl Read>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(from) = from {
+        from.take(LISTING).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// The configuration that holds the credentials for `remote`: from secrets, or from the URL itself.
+fn credentials(secrets: &Secrets, remote: &str) -> Result<Option<(String, String)>> {
+    let header = |value: String| {
+        let name = format!("http.{}.extraheader", origin(remote));
+        (name, format!("Authorization: {value}"))
+    };
+    if let Some(value) = authorization(secrets, remote)? {
+        return Ok(Some(header(value)));
+    }
+    let Some(url) = http_url(remote).filter(|url| !url.username().is_empty()) else {
+        return Ok(None);
+    };
+    Ok(Some(match url.password() {
+        Some(password) => {
+            let (user, password) = (decoded(url.username()), decoded(password));
+            let pair = [&user[..], b":", &password].concat();
+            let pair = base64::engine::general_purpose::STANDARD.encode(pair);
+            header(format!("basic {pair}"))
+        }
+        // Only shown to a server that asks for it: public repositories are named like this too.
+        None => (
+            format!(
+                "credential.{}.username",
+                origin(remote).trim_end_matches('/')
+            ),
+            String::from_utf8_lossy(&decoded(url.username())).into_owned(),
+        ),
+    }))
+}
+
+fn http_url(remote: &str) -> Option<Url> {
+    let url = Url::parse(remote).ok()?;
+    matches!(url.scheme(), "http" | "https").then_some(url)
+}
+
+/// What is given to git: an HTTP address without user and password.
+fn address(remote: &str) -> String {
+    match http_url(remote) {
+        Some(_) => redacted(remote),
+        None => remote.to_owned(),
+    }
+}
+
+/// The bytes that a part of a URL stands for.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let (byte, after) = match byte.filter(|_| *first == b'%') {
+            Some(byte) => (byte, &after[2..]),
+            None => (*first, after),
+        };
+        bytes.push(byte);
+        rest = after;
+    }
+    bytes
 }
 
 /// The Authorization header from the secrets GIT_AUTH_HEADER and GIT_AUTH_TOKEN, with or without the host's name.
@@ -328,10 +433,34 @@ fn host(remote: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
     fn credentials_are_for_one_origin() {
         assert_eq!(origin("https://token@host/a.git"), "https://host/");
+        let found = |remote: &str| credentials(&Secrets::default(), remote).unwrap();
+        let header = (
+            "http.https://h:8443/.extraheader",
+            "Authorization: basic dTpwQHc=",
+        );
+        let both = found("https://u:p%40w@h:8443/a.git").unwrap();
+        assert_eq!((&*both.0, &*both.1), header);
+        let named = found("https://token@h/a.git").unwrap();
+        assert_eq!(
+            (&*named.0, &*named.1),
+            ("credential.https://h.username", "token")
+        );
+        for none in ["https://h/a.git", "git@h:a.git", "ssh://git@h/a.git"] {
+            assert_eq!(found(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn arguments_hold_no_password() {
+        assert_eq!(address("https://u:p@h/a.git"), "https://h/a.git");
+        for kept in ["git@h:a.git", "ssh://git@h/a.git", "git://h/a"] {
+            assert_eq!(address(kept), kept);
+        }
     }
 }

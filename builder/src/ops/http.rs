@@ -91,7 +91,8 @@ pub(super) fn run(ops: &Ops, op: &Http, job: &Fetched) -> Result<Layer> {
 }
 
 fn fetch(ops: &Ops, task: &Task, url: &str) -> Result<Fetched> {
-    let key: Key = key_of("url", &[url.as_bytes()]);
+    // Without credentials, which have no place in a key: the server decides who may have it, each time.
+    let key: Key = key_of("url", &[redacted(url).as_bytes()]);
     let known: Option<Fetched> = ops.store.record(&key)?;
     let known = known.filter(|known| ops.store.has_blob(&known.digest) == Some(known.size));
     let fetched = ops

@@ -24,7 +24,7 @@ use lapstrake_runtime::{Cancel, Limits, RESOLVER};
 pub(crate) use copy::copy_all;
 pub(crate) use copy::tree::Tree;
 pub(crate) use copy::unpack::unpack_if_archive;
-pub(crate) use git::context as git_context;
+pub(crate) use git::{Access as GitAccess, context as git_context};
 pub(crate) use image::materialise;
 pub(crate) use key::Visible;
 pub(crate) use run::identity;

@@ -1,13 +1,11 @@
 //! A blob on its way here: pieces, repair of faults, and the check at the end.
 
-use std::io::{self, Read};
 use std::time::Instant;
 
 use bytes::Bytes;
 use lapstrake_frontend::image::ImageRef;
 use reqwest::header::{CONTENT_RANGE, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
-use tokio::sync::mpsc;
 
 use super::client::{Call, Client, Patience, Target, checked};
 use super::config::Endpoint;
@@ -22,9 +20,6 @@ const PROGRESS: u64 = 64 << 10;
 
 /// The least that must arrive within two stall times.
 const TRICKLE: u64 = 4 << 10;
-
-/// How many pieces of a blob are received ahead of a blocking reader.
-const AHEAD: usize = 8;
 
 impl Client {
     /// A blob of the image's repository. Nothing is sent before the first piece is asked for.
@@ -121,27 +116,6 @@ impl Blob {
         }
     }
 
-    /// Reads the blob on a blocking thread, while a task of this runtime receives it.
-    #[must_use]
-    pub fn into_reader(mut self) -> BlobReader {
-        let (sender, receiver) = mpsc::channel(AHEAD);
-        tokio::spawn(async move {
-            loop {
-                let piece = self.chunk().await;
-                let is_last = !matches!(piece, Ok(Some(_)));
-                // Nobody listens any more when the reader was dropped.
-                if sender.send(piece).await.is_err() || is_last {
-                    return;
-                }
-            }
-        });
-        BlobReader {
-            receiver,
-            piece: Bytes::new(),
-            is_done: false,
-        }
-    }
-
     /// Leaves the digest to whoever receives the bytes; the size is still checked.
     pub(super) fn unhashed(mut self) -> Self {
         self.hasher = None;
@@ -192,7 +166,7 @@ impl Blob {
         let url = answer.response.url();
         match arrived {
             Err(_) => Err(self.fault(
-                &format!("nothing came for {} s", limit.as_secs()),
+                &format!("nothing came for {} s", limit.as_secs_f32()),
                 Retry::AtMost(2),
             )),
             Ok(Err(error)) => {
@@ -327,32 +301,4 @@ fn part_start(headers: &HeaderMap) -> Option<u64> {
         .trim()
         .parse()
         .ok()
-}
-
-/// A blob as a blocking reader. Errors carry the registry's [`Error`].
-pub struct BlobReader {
-    receiver: mpsc::Receiver<Result<Option<Bytes>>>,
-    piece: Bytes,
-    is_done: bool,
-}
-
-impl Read for BlobReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() && !self.is_done {
-            match self.receiver.blocking_recv() {
-                Some(Ok(Some(piece))) => self.piece = piece,
-                Some(Ok(None)) => self.is_done = true,
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                None => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "transfer was cut off",
-                    ));
-                }
-            }
-        }
-        let count = buffer.len().min(self.piece.len());
-        buffer[..count].copy_from_slice(&self.piece.split_to(count));
-        Ok(count)
-    }
 }

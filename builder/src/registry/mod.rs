@@ -30,7 +30,7 @@ mod store;
 mod tls;
 mod upload;
 
-pub use blob::{Blob, BlobReader};
+pub use blob::Blob;
 pub use client::Client;
 pub use config::{Config, Mirror, OnWait, Patience};
 pub use credentials::{Credential, Secret, Sources};

@@ -97,7 +97,7 @@ impl Client {
             Ok(bytes) => bytes?,
             Err(_) => {
                 return Err(failed(
-                    format!("manifest did not arrive within {} s", limit.as_secs()),
+                    format!("manifest did not arrive within {} s", limit.as_secs_f32()),
                     Retry::AtMost(2),
                 ));
             }

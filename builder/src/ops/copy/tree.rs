@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -218,16 +219,21 @@ impl Tree {
     pub(crate) fn digest(&self, start: &Path, entries: &[Entry]) -> Result<Content> {
         let content = |entry: &Entry| {
             let path = start.join(&entry.path);
-            match &self.index {
+            let digest = match &self.index {
                 Some(index) => index.digest(self.root.as_fd(), &path, &entry.meta),
-                None => self.read(path, &entry.meta),
-            }
+                None => self.read(path.clone(), &entry.meta),
+            };
+            digest.map_err(|error| match error.kind() {
+                // Names the file itself.
+                io::ErrorKind::InvalidData => error,
+                kind => io::Error::new(kind, format!("{}: {error}", path.display())),
+            })
         };
         let digest = lapstrake_cache::tree_digest(entries, Owners::Count, &content);
         digest.with_context(|| format!("hash {}", shown(start)))
     }
 
-    fn read(&self, path: PathBuf, meta: &Meta) -> std::io::Result<[u8; 32]> {
+    fn read(&self, path: PathBuf, meta: &Meta) -> io::Result<[u8; 32]> {
         let digest = lapstrake_cache::file_digest(self.root.as_fd(), &path, meta)?;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.insert(path, beginning(&digest));
