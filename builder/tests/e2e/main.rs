@@ -6,6 +6,7 @@ mod objects;
 pub mod registry;
 pub mod support;
 
+mod attacks;
 mod bare;
 mod check;
 mod control;

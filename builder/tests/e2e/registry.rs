@@ -308,6 +308,11 @@ impl Registry {
         std::mem::take(&mut self.state.lock().unwrap().log)
     }
 
+    /// The requests since the last [`Registry::log`], which stay.
+    pub fn seen(&self) -> Vec<Request> {
+        self.state.lock().unwrap().log.clone()
+    }
+
     fn answer(&self, request: &Request) -> Reply {
         let mut state = self.state.lock().unwrap();
         state.log.push(request.clone());

@@ -37,6 +37,16 @@ pub struct Ended {
     pub stderr: String,
 }
 
+impl From<std::process::Output> for Ended {
+    fn from(output: std::process::Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 impl Ended {
     /// Standard output as text.
     pub fn text(&self) -> String {
@@ -51,12 +61,7 @@ impl Ended {
 
 /// Waits until a command ends.
 pub fn ended(child: Child) -> Ended {
-    let output = child.wait_with_output().unwrap();
-    Ended {
-        code: output.status.code(),
-        stdout: output.stdout,
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    child.wait_with_output().unwrap().into()
 }
 
 /// Names of the steps that were not taken from the cache.
@@ -135,6 +140,23 @@ impl TestSpace {
         std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     }
 
+    /// `lapstrake ARGUMENTS` in the context, not started yet.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lapstrake"));
+        command.args(arguments);
+        self.prepare(&mut command);
+        command
+    }
+
+    /// The same by way of a shell script, which has the program and its arguments as `"$@"`.
+    pub fn scripted(&self, script: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_lapstrake")]);
+        command.args(arguments);
+        self.prepare(&mut command);
+        command
+    }
+
     /// Has a command run where and with what those of this space run.
     pub fn prepare(&self, command: &mut Command) {
         command
@@ -144,6 +166,12 @@ impl TestSpace {
             .stdin(Stdio::null());
     }
 
+    /// Whether no build left anything of its work in the store.
+    pub fn is_clean(&self) -> bool {
+        let tmp = self.path("../store/tmp");
+        std::fs::read_dir(tmp).map_or(true, |mut left| left.next().is_none())
+    }
+
     /// Runs `lapstrake ARGUMENTS` in the context.
     pub fn run(&self, arguments: &[&str]) -> Ended {
         self.run_with(arguments, b"")
@@ -151,11 +179,7 @@ impl TestSpace {
 
     /// Starts `lapstrake ARGUMENTS` in the context, with nothing on its standard input once that is dropped.
     pub fn start(&self, arguments: &[&str]) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_lapstrake"))
-            .args(arguments)
-            .current_dir(self.path("."))
-            .env_clear()
-            .envs(&self.env)
+        self.command(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -287,8 +311,11 @@ pub fn compressed(program: &str, bytes: &[u8]) -> Vec<u8> {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap_or_else(|error| panic!("run {program}: {error}"));
-    child.stdin.take().unwrap().write_all(bytes).unwrap();
-    child.wait_with_output().unwrap().stdout
+    let (mut stdin, bytes) = (child.stdin.take().unwrap(), bytes.to_vec());
+    let writer = std::thread::spawn(move || stdin.write_all(&bytes).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output.stdout
 }
 
 /// A program that must succeed, run in `dir`; what it printed.
@@ -348,7 +375,7 @@ pub fn base_images() -> &'static Registry {
 }
 
 /// The root file system of a base image. For a foreign architecture the programs are only the head of one.
-fn root_files(architecture: &str, foreign: Option<&str>) -> Vec<u8> {
+pub fn root_files(architecture: &str, foreign: Option<&str>) -> Vec<u8> {
     let program = match foreign {
         None => std::fs::read("/usr/bin/busybox").expect("install busybox-static"),
         Some(architecture) => foreign_program(architecture),
