@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use lapstrake_cache::Store;
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::{Color, Diagnostic};
@@ -17,18 +16,17 @@ use lapstrake_runtime::Cancel;
 
 use super::input::{self, Input};
 use super::stop::{self, Stopped};
-use super::{Surroundings, caches, collect, output, settings};
+use super::{Surroundings, caches, collect, output, secrets, settings};
 use crate::build::{BuildError, Built, Ended, Request, Site, Travel, build};
-use crate::cli::{BuildOptions, Isolation, ProgressMode, SecretSource as NamedSecret, SshSpec};
+use crate::cli::{BuildOptions, Isolation, ProgressMode};
 use crate::config::Gc;
 use crate::events::Events;
 use crate::explain::{self, Step};
 use crate::forced::Forced;
-use crate::key_agent::KeyAgent;
 use crate::ops::GitAccess;
 use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings, text};
 use crate::registry::Client;
-use crate::secrets::{SecretSource, Secrets, SshAgent};
+use crate::secrets::Secrets;
 
 /// Builds, and reports.
 pub(super) fn run(surroundings: &Surroundings, options: &BuildOptions) -> ExitCode {
@@ -106,7 +104,7 @@ impl Prepared {
         insecure.extend(caches::insecure(options));
         Ok(Self {
             client: surroundings.client(insecure)?,
-            secrets: secrets(surroundings, options, &store)?,
+            secrets: secrets::secrets(surroundings, options, &store)?,
             settings: settings::settings(surroundings, options)?,
             travel: caches::travel(options, surroundings.env)?,
             cancel: Cancel::new().context("prepare to stop steps")?,
@@ -328,69 +326,6 @@ fn request(
         project,
         warn: Box::new(|_| ()),
     })
-}
-
-fn secrets(surroundings: &Surroundings, options: &BuildOptions, store: &Store) -> Result<Secrets> {
-    let mut secrets = BTreeMap::new();
-    for spec in &options.secrets {
-        let source = match &spec.source {
-            NamedSecret::File(path) => {
-                // Now rather than in the middle of the build.
-                std::fs::metadata(path)
-                    .with_context(|| format!("--secret {}: find {}", spec.id, path.display()))?;
-                SecretSource::File(path.clone())
-            }
-            NamedSecret::Env(name) => {
-                let value = surroundings.env.variable(name);
-                SecretSource::Value(
-                    value
-                        .with_context(|| format!("--secret {}: {name} is not set", spec.id))?
-                        .to_owned(),
-                )
-            }
-        };
-        secrets.insert(spec.id.clone(), source);
-    }
-    let agents = options
-        .ssh
-        .iter()
-        .map(|spec| Ok((spec.id.clone(), agent(surroundings, spec, store)?)));
-    Ok(Secrets::new(secrets, agents.collect::<Result<_>>()?))
-}
-
-/// The agent of `--ssh`: a socket, the environment's, or one of our own for key files.
-fn agent(surroundings: &Surroundings, spec: &SshSpec, store: &Store) -> Result<SshAgent> {
-    use std::os::unix::fs::FileTypeExt as _;
-    let SshSpec { id, paths } = spec;
-    let is_socket = |path: &std::path::Path| -> Result<bool> {
-        let found = std::fs::metadata(path)
-            .with_context(|| format!("--ssh {id}: find {}", path.display()))?;
-        Ok(found.file_type().is_socket())
-    };
-    let paths = match paths.as_slice() {
-        [] => {
-            let socket = surroundings.env.nonempty("SSH_AUTH_SOCK");
-            let socket = socket.with_context(|| {
-                format!("--ssh {id}: no agent is running: SSH_AUTH_SOCK is not set")
-            })?;
-            &[socket.into()]
-        }
-        paths => paths,
-    };
-    match paths {
-        [path] if is_socket(path)? => return Ok(SshAgent::Socket(path.clone())),
-        _ => {}
-    }
-    for path in paths {
-        if is_socket(path)? {
-            bail!(
-                "--ssh {id}: {} is a socket: give it alone, or key files",
-                path.display()
-            );
-        }
-    }
-    let agent = KeyAgent::start(store.scratch()?, paths).with_context(|| format!("--ssh {id}"))?;
-    Ok(SshAgent::Own(Arc::new(agent)))
 }
 
 /// Tells the user how it ended, and the caller by the exit status.

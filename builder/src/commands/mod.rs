@@ -11,6 +11,7 @@ mod info;
 mod input;
 mod output;
 mod prune;
+mod secrets;
 mod settings;
 mod stop;
 mod table;
