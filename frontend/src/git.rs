@@ -20,6 +20,8 @@ pub struct GitUrl {
     pub keep_git_dir: Option<bool>,
     /// `submodules`.
     pub submodules: Option<bool>,
+    /// `mtime=commit`: files have the time of the commit, not of the checkout.
+    pub commit_time: bool,
     /// `github.com/…` without a scheme: only a build context may be given so, for `ADD` it is a path.
     pub bare: bool,
 }
@@ -105,7 +107,9 @@ impl GitUrl {
                 "keep-git-dir" => self.keep_git_dir = Some(boolean(key, value)?),
                 "submodules" => self.submodules = Some(boolean(key, value)?),
                 "fetch-by-commit" => drop(boolean(key, value)?),
-                "mtime" if ["checkout", "commit"].contains(&value.as_str()) => {}
+                "mtime" if ["checkout", "commit"].contains(&value.as_str()) => {
+                    self.commit_time = value == "commit";
+                }
                 "mtime" => {
                     let message = format!(
                         "invalid mtime value: {value:?} (must be \"checkout\" or \"commit\")"
@@ -271,6 +275,7 @@ mod tests {
                 for (key, value) in [
                     ("keep", url.keep_git_dir),
                     ("sub", url.submodules),
+                    ("commit-time", Some(url.commit_time).filter(|b| *b)),
                     ("bare", Some(url.bare).filter(|b| *b)),
                 ] {
                     out += &value.map(|v| format!(" {key}={v}")).unwrap_or_default();
@@ -325,8 +330,9 @@ mod tests {
             ("https://h/a.git?subdir=/../x/", "https://h/a.git dir=x"),
             (
                 "https://h/a.git?mtime=commit&fetch-by-commit=1",
-                "https://h/a.git",
+                "https://h/a.git commit-time=true",
             ),
+            ("https://h/a.git?mtime=checkout", "https://h/a.git"),
             ("https://h/a.git?ref=x#y", "ref conflicts: \"y\" vs \"x\""),
             (
                 "https://h/a.git?subdir=x#y:z",

@@ -161,6 +161,8 @@ pub struct Git {
     pub keep_git_dir: bool,
     /// Fetch submodules.
     pub submodules: bool,
+    /// Files have the time of the commit, not of the checkout.
+    pub commit_time: bool,
 }
 
 /// See [`Op::Run`].

@@ -70,6 +70,7 @@ fn context(text: &str) -> NamedContext {
             checksum: url.checksum,
             keep_git_dir: false,
             submodules: true,
+            commit_time: url.commit_time,
         }),
         None if text.starts_with("http") => NamedContext::Http(text.to_owned()),
         None => NamedContext::Image(text.parse().unwrap()),

@@ -260,6 +260,7 @@ fn git_source(url: &str) -> Result<Option<Git>> {
         checksum,
         keep_git_dir,
         submodules,
+        commit_time,
         bare: _,
     } = parsed;
     Ok(Some(Git {
@@ -269,6 +270,7 @@ fn git_source(url: &str) -> Result<Option<Git>> {
         checksum,
         keep_git_dir: keep_git_dir.unwrap_or(false),
         submodules: submodules.unwrap_or(true),
+        commit_time,
     }))
 }
 

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
-use lapstrake_cache::{Layer, Scratch};
+use lapstrake_cache::{Layer, Meta, Scratch};
 use lapstrake_frontend::plan::Git;
 use lapstrake_runtime::Cancel;
 use reqwest::Url;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, stat, utimensat};
 
 use super::{Job, Ops, describe, key};
 use crate::engine::{Prepared, Task};
@@ -83,6 +84,11 @@ pub(super) fn run(ops: &Ops, op: &Git, job: &Checkout) -> Result<Layer> {
         .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))?;
     let active = ops.store.snapshot(&[])?;
     super::copy::copy_checkout(&tree, active.upper())?;
+    if op.commit_time {
+        // The root is the directory that ADD makes.
+        let stat = stat(&tree)?;
+        set_time(active.upper(), Meta::from(&stat).mtime.secs)?;
+    }
     Ok(ops.store.commit(active)?)
 }
 
@@ -168,13 +174,57 @@ fn check_out(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -
             git(&update)?;
         }
     }
+    let time = if op.commit_time {
+        let commit = format!("{}^{{commit}}", job.commit);
+        Some(commit_time(&git(&["log", "-1", "--format=%ct", &commit])?)?)
+    } else {
+        None
+    };
     if !op.keep_git_dir {
         std::fs::remove_dir_all(repository.join(".git"))?;
     }
-    match &op.subdir {
-        None => Ok(repository),
-        Some(subdir) => subdirectory(&repository, subdir),
+    let tree = match &op.subdir {
+        None => repository,
+        Some(subdir) => subdirectory(&repository, subdir)?,
+    };
+    if let Some(time) = time {
+        set_times(&tree, time)?;
     }
+    Ok(tree)
+}
+
+/// The seconds that `git log` printed.
+fn commit_time(printed: &str) -> Result<i64> {
+    let seconds = printed.trim().parse();
+    seconds.with_context(|| format!("read the time of the commit, {printed:?}"))
+}
+
+/// Gives `tree` and all in it the same time.
+fn set_times(tree: &Path, seconds: i64) -> Result<()> {
+    let mut directories = vec![tree.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory)? {
+            let entry = entry?;
+            set_time(&entry.path(), seconds)?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    set_time(tree, seconds)
+}
+
+/// Of a link, not of what it leads to.
+fn set_time(path: &Path, seconds: i64) -> Result<()> {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// The directory `subdir` of the checkout; it must be a real directory inside it.

@@ -283,12 +283,17 @@ pub(crate) fn git(encoder: &mut dyn Encoder, op: &Git, commit: &str) {
         subdir,
         keep_git_dir,
         submodules,
+        commit_time,
     } = op;
     encoder.text("remote", &redacted(remote));
     encoder.text("commit", commit);
     encoder.optional("subdir", subdir.as_deref().map(str::as_bytes));
     encoder.flag("keep git dir", *keep_git_dir);
     encoder.flag("submodules", *submodules);
+    // Only where it is set: those who never heard of it keep their keys.
+    if *commit_time {
+        encoder.flag("commit time", true);
+    }
 }
 
 fn owner(encoder: &mut dyn Encoder, mode: u32, uid: u32, gid: u32) {

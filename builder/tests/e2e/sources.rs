@@ -172,6 +172,38 @@ fn a_repository_is_the_context() {
 }
 
 #[test]
+fn files_of_a_repository_may_have_the_time_of_the_commit() {
+    let space = TestSpace::empty();
+    let server = repository(&space);
+    let url = format!("http://{}/repo.git", server.host());
+    let committed = shell(&space.path("../git/work"), "git log -1 --format=%ct v1");
+    let committed: u64 = committed.trim().parse().unwrap();
+    // The checkout must not fall into the second of the commit.
+    let second = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.unwrap().as_secs()
+    };
+    while second() == committed {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    space.write(
+        "Dockerfile",
+        format!("FROM scratch\nADD {url}?tag=v1&mtime=commit /of/\nADD {url}?tag=v1 /now/\n"),
+    );
+    let added = entries(&space.build(&["-o", "-", "."]).stdout);
+    for path in ["of", "of/file", "of/link", "of/sub", "of/sub/file"] {
+        assert_eq!(added[path].mtime, committed, "{path}");
+    }
+    assert!(added["now/file"].mtime > committed);
+    let copied = entries(
+        &space
+            .build(&["-o", "-", &format!("{url}?mtime=commit")])
+            .stdout,
+    );
+    assert_eq!(copied["in/sub/file"].mtime, committed);
+}
+
+#[test]
 fn a_url_is_the_context() {
     let space = TestSpace::empty();
     let folder = space.path("../www");

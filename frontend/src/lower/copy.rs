@@ -317,6 +317,7 @@ impl Request<'_> {
             checksum,
             keep_git_dir: keep,
             submodules: url.submodules.unwrap_or(true),
+            commit_time: url.commit_time,
         })
     }
 

@@ -106,6 +106,7 @@ fn git(f: &mut Formatter<'_>, git: &Git) -> fmt::Result {
     optional(f, "checksum", git.checksum.as_deref())?;
     when(f, git.keep_git_dir, "keep .git")?;
     when(f, !git.submodules, "without submodules")?;
+    when(f, git.commit_time, "time of the commit")?;
     f.write_char('\n')
 }
 

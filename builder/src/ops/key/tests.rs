@@ -655,6 +655,7 @@ fn fields_of_git() {
         checksum: None,
         keep_git_dir: false,
         submodules: true,
+        commit_time: false,
     };
     let Git {
         remote: _,
@@ -663,6 +664,7 @@ fn fields_of_git() {
         checksum: _,
         keep_git_dir: _,
         submodules: _,
+        commit_time: _,
     } = &op;
     let cases = vec![
         // Relative URLs of submodules depend on it.
@@ -693,6 +695,11 @@ fn fields_of_git() {
             with(&op, |op| op.keep_git_dir = true),
         ),
         ("submodules", Another, with(&op, |op| op.submodules = false)),
+        (
+            "commit time",
+            Another,
+            with(&op, |op| op.commit_time = true),
+        ),
     ];
     let key = |op: &Git| key_of(&|encoder| git(encoder, op, "0123"));
     check("git", key, &op, cases);
@@ -772,6 +779,7 @@ fn examples() -> Vec<(&'static str, Box<Encode<'static>>)> {
         checksum: None,
         keep_git_dir: true,
         submodules: true,
+        commit_time: false,
     };
     vec![
         (
