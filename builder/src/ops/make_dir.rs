@@ -17,7 +17,8 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &MakeDir, base: &Chain) -> Result<
     let lowers = ops.materialise(task, base)?;
     let active = ops.store.snapshot(&lowers)?;
     let mut canvas = Canvas::over(&lowers, &active)?;
-    let owner = super::owner::of_chown(canvas.base(), &op.user);
+    let named = !op.user.is_empty();
+    let owner = named.then(|| super::owner::of_chown(canvas.base(), &op.user));
     let path = canvas.resolve(&clean(Path::new(&op.path)))?;
     if canvas.stat(&path)?.is_none() {
         canvas.directory(&path, NewDir { mode: None, owner })?;

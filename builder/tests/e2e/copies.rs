@@ -1,4 +1,5 @@
-//! Where COPY and ADD put what they take, and whom it belongs to. Each expectation was seen with BuildKit.
+//! Where COPY and ADD put what they take, and whom it belongs to. Each expectation was seen with BuildKit or
+//! read in its code.
 
 use std::collections::BTreeMap;
 
@@ -109,4 +110,41 @@ fn made_parents_have_plain_modes() {
     space.write("a", "a");
     let tree = tree(&space, "FROM scratch\nCOPY --chmod=7755 a /p/q/a\n");
     assert_eq!((tree["p/q"].mode, tree["p/q/a"].mode), (0o755, 0o7755));
+}
+
+#[test]
+fn a_new_destination_has_the_time_of_the_last_directory() {
+    let space = TestSpace::empty();
+    space.write("one/a", "a");
+    space.write("two/b", "b");
+    let script = "touch -d @1000000000 one; touch -d @1100000000 two";
+    super::support::shell(&space.path("."), script);
+    // Layers that differ in nothing but times are one: each destination has a name of its own.
+    for (to, sources, want) in [
+        ("x", "one two", 1_100_000_000),
+        ("y", "two one", 1_000_000_000),
+        ("z", "one/a two", 1_100_000_000),
+    ] {
+        let made = tree(&space, &format!("FROM scratch\nCOPY {sources} /{to}/\n"));
+        assert_eq!(made[to].mtime, want, "{sources}");
+    }
+}
+
+#[test]
+fn made_directories_inherit_the_group_of_a_setgid_parent() {
+    let space = TestSpace::empty();
+    space.write("src/sub/file", "x");
+    let made = tree(
+        &space,
+        "FROM busybox\nRUN mkdir /g && chgrp 7 /g && chmod 2775 /g\n\
+         COPY src /g/copied/\nCOPY --chown=3:4 src/sub/file /g/owned/\nWORKDIR /g/work/below\n\
+         USER 5:6\nWORKDIR /g/user\n",
+    );
+    let seen = |path: &str| (made[path].mode & 0o7777, made[path].owner);
+    assert_eq!(seen("g/copied"), (0o2755, (0, 7)));
+    assert_eq!(seen("g/owned"), (0o2755, (3, 4)));
+    assert_eq!(seen("g/work/below"), (0o2755, (0, 7)));
+    assert_eq!(seen("g/user"), (0o2755, (5, 6)));
+    // What is copied has its own mode and owner.
+    assert_eq!(seen("g/copied/sub"), (0o755, (0, 0)));
 }

@@ -17,11 +17,11 @@ use rustix::io::Errno;
 use super::earlier::{Earlier, Placed};
 use crate::paths::{Found, resolve, shown};
 
-/// Mode and owner for what a copy makes; `None` keeps the default.
+/// Mode and owner for what a copy makes; `None` leaves it to the default and to a parent with the setgid bit.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct NewDir {
     pub(crate) mode: Option<u32>,
-    pub(crate) owner: (u32, u32),
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 struct Overlay {
@@ -162,8 +162,11 @@ impl Canvas {
         let (parent, name) = self.parent(path)?;
         fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755))?;
         let fd = open_child(parent.as_fd(), name)?;
-        let (uid, gid) = new.owner;
-        let mode = new.mode.unwrap_or(0o755);
+        let above = fs::fstat(&parent)?;
+        let inherited = above.st_mode & Mode::SGID.as_raw_mode();
+        let group = if inherited == 0 { 0 } else { above.st_gid };
+        let (uid, gid) = new.owner.unwrap_or((0, group));
+        let mode = new.mode.unwrap_or(0o755) | inherited;
         let attributes = Attributes {
             mode,
             uid,
@@ -220,11 +223,17 @@ impl Canvas {
         Ok((open_directory(self.upper.as_fd(), parent)?, name))
     }
 
+    /// Whether something of the base lies at `path`.
+    pub(crate) fn in_base(&self, path: &Path) -> Result<bool> {
+        match &self.base {
+            Some(base) => Ok(stat_below(base.as_fd(), path)?.is_some()),
+            None => Ok(false),
+        }
+    }
+
     /// Whether the directory `path` of the upper hides nothing of the base, and no earlier source placed anything there.
     pub(crate) fn is_new(&self, path: &Path) -> Result<bool> {
-        if let Some(base) = &self.base
-            && stat_below(base.as_fd(), path)?.is_some()
-        {
+        if self.in_base(path)? {
             return Ok(false);
         }
         let upper = open_directory(self.upper.as_fd(), path)?;

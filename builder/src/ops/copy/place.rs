@@ -56,7 +56,7 @@ impl Metadata {
         };
         NewDir {
             mode,
-            owner: self.owner.unwrap_or_default(),
+            owner: self.owner,
         }
     }
 
@@ -177,8 +177,7 @@ fn prepare(
         return landing(canvas, &item.name, destination, meta);
     }
     let target = canvas.resolve(&clean(Path::new(destination)))?;
-    let found = canvas.stat(&target)?;
-    if let Some(stat) = &found {
+    if let Some(stat) = &canvas.stat(&target)? {
         ensure!(
             is(stat, FileType::Directory),
             "cannot copy to non-directory: {}",
@@ -186,7 +185,8 @@ fn prepare(
         );
     }
     canvas.directory(&target, meta.new_dir())?;
-    if found.is_none() {
+    // Of several sources the last directory counts.
+    if !target.as_os_str().is_empty() && !canvas.in_base(&target)? {
         canvas.set_time(&target, item.entry.meta.mtime);
     }
     Ok(target)
