@@ -5,6 +5,8 @@ What is measured (medians; the builders take turns within each round):
 
   rebuild     a build of 12 instructions and 20 context files, nothing changed
   run         30 RUN steps of `true` on busybox, without cache; a step's share
+  step        30 RUN steps of a static program that does nothing, without cache; a step's share of the build. Beside it, a run's share
+              of 30: clone3, overlay, /proc, pivot_root and exec in bare.c, and `runc run`, both on a folder with that program
   copy        COPY of 50,000 files, 300 MB, into an empty store; beside `cp -a` and sha256sum of the same files
   change      the same again after one file changed
   archive     COPY of a half-compressible file of 512 MB, to an OCI archive with gzip; beside gzip alone.
@@ -375,6 +377,59 @@ def run_steps(builders, registry, rounds):
     return {"RUN true, a step": in_rounds(builders, rounds, measure)}
 
 
+def step(builders, registry, rounds):
+    count, folder = 30, os.path.join(WORK, "step")
+    write(folder + "/true.c", "int main(void) { return 0; }\n")
+    run(["cc", "-O2", "-static", "-o", folder + "/true", folder + "/true.c"])
+    write(folder + "/Dockerfile", "FROM %s/library/busybox:latest\nCOPY true /\n" % registry + "".join(
+        'RUN ["/true", "%d"]\n' % n for n in range(count)))
+    bare, root, layers = os.path.join(WORK, "bare"), os.path.join(WORK, "bundle/rootfs"), Store("bare")
+    run(["cc", "-O2", "-o", bare, os.path.join(HERE, "bare.c")])
+    os.makedirs(root + "/proc", exist_ok=True)
+    shutil.copy(folder + "/true", root)
+
+    def share(measured):
+        return measured[0] / count, measured[1]
+
+    def namespaces():
+        layers.renew()
+        os.makedirs(layers.path)
+        return share(run([bare, str(count), root, layers.path]))
+
+    def runc():
+        script = 'n=0; while [ $n -lt %d ]; do runc --root state run "bench-$$-$n" || exit 1; n=$((n + 1)); done'
+        return share(run(["sh", "-c", script % count], cwd=os.path.dirname(root)))
+
+    beside = {}
+    for name, command in {"clone3 to exec": namespaces, "runc run": runc}.items():
+        try:
+            if command is runc:
+                make_bundle(os.path.dirname(root))
+            command()
+            beside[name] = command
+        except CannotRun as error:
+            print("- %s is LEFT OUT: %s" % (name, error))
+    for builder in builders:
+        builder.keep(folder)
+    results = in_rounds(builders, rounds, lambda b, r: r.add(share(b.keep(folder, "--no-cache"))), beside)
+    layers.remove()
+    return {"RUN of a program that does nothing, a step": results}
+
+
+def make_bundle(folder):
+    """What `runc run` takes: its own default configuration, for a program without a terminal."""
+    if not shutil.which("runc"):
+        raise CannotRun("runc is not installed: apt-get install runc")
+    path = os.path.join(folder, "config.json")
+    if os.path.exists(path):
+        os.remove(path)
+    run(["runc", "spec"], cwd=folder)
+    with open(path) as f:
+        config = json.load(f)
+    config["process"].update(terminal=False, args=["/true"])
+    write(path, json.dumps(config))
+
+
 def copy(builders, _registry, rounds):
     context = copy_context()
     changes = {b.name: Result() for b in builders}
@@ -536,7 +591,7 @@ def settle():
     os.sync()
 
 
-MEASURES = {"rebuild": rebuild, "run": run_steps, "copy": copy, "archive": archive, "contexts": contexts, "records": records,
+MEASURES = {"rebuild": rebuild, "run": run_steps, "step": step, "copy": copy, "archive": archive, "contexts": contexts, "records": records,
             "together": together, "travel": travel, "prune": prune}
 
 
