@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::error::At;
 use crate::lease::Leased;
-use crate::session::lock_abandoned;
+use crate::session::lock_named;
 use crate::store::{KEYS, LAYERS, LOCKS, MOUNTS, STATS, exclusive};
 use crate::usage::Usage;
 use crate::{DiffId, Digest, Error, Key, Result, Store, Time, dir, mounts, remove};
@@ -180,7 +180,7 @@ impl Store {
         let path = self.root().join(LOCKS);
         let dir = dir::open(&path).at("open", &path)?;
         for name in dir::names(dir.as_fd()).at("list", &path)? {
-            if let Some(_lock) = lock_abandoned(dir.as_fd(), &name) {
+            if let Some(_lock) = lock_named(dir.as_fd(), &name) {
                 // Held while it is removed, as its last owner would have done.
                 let _ = unlinkat(&dir, &name, AtFlags::empty());
             }

@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, openat};
 
 use crate::error::At;
-use crate::session::lock_abandoned;
+use crate::session::lock_named;
 use crate::store::{create_file, open_lock};
 use crate::{Digest, Key, Result, dir};
 
@@ -99,7 +99,7 @@ fn parse(line: &str) -> Option<Leased> {
 pub(crate) fn leased(tmp: BorrowedFd<'_>) -> io::Result<HashSet<Leased>> {
     let mut all = HashSet::new();
     for session in dir::names(tmp)? {
-        if lock_abandoned(tmp, &session).is_some() {
+        if lock_named(tmp, &session).is_some() {
             continue;
         }
         let Ok(session) = dir::open_child(tmp, &session) else {

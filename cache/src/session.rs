@@ -46,7 +46,8 @@ impl Session {
                 Err(Errno::EXIST) => continue,
                 made => made.at("create", &path)?,
             }
-            if let Some(dir) = Self::lock(&tmp, &name) {
+            // None if a sweep came between making the folder and locking it.
+            if let Some(dir) = lock_named(tmp.as_fd(), &name) {
                 spread(&dir);
                 let count = AtomicU64::new(0);
                 return Ok(Self {
@@ -114,7 +115,7 @@ impl Session {
                 continue;
             }
             // Held while the folder is removed, so that nobody else does the same.
-            let Some(_abandoned) = lock_abandoned(self.all(), &name) else {
+            let Some(_abandoned) = lock_named(self.all(), &name) else {
                 continue;
             };
             let path = path.join(OsStr::from_bytes(name.to_bytes()));
@@ -123,15 +124,6 @@ impl Session {
             }
         }
         Ok(())
-    }
-
-    /// None if a sweep came between making the folder and locking it.
-    fn lock(tmp: &OwnedFd, name: &CStr) -> Option<OwnedFd> {
-        let dir = dir::open_child(tmp, name).ok()?;
-        flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
-        let held = dir::stat(&dir).ok()?;
-        let named = dir::lookup(tmp, name).ok()??;
-        (held.ino == named.ino).then_some(dir)
     }
 }
 
@@ -196,12 +188,18 @@ fn spread(dir: &OwnedFd) {
     }
 }
 
-/// Takes an exclusive lock on a folder of `tmp` whose owner is dead; none if it lives.
-pub(crate) fn lock_abandoned(tmp: BorrowedFd<'_>, name: &CStr) -> Option<OwnedFd> {
+/// Takes an exclusive lock on `name`, a file or a folder in `parent`; none if somebody holds it, as its owner does while it
+/// lives.
+///
+/// What was opened may have lost its name before it was locked, and the name may be another's by then: names hold the ids
+/// of processes, which come again. Only who holds the lock of what has the name may remove it.
+pub(crate) fn lock_named(parent: BorrowedFd<'_>, name: &CStr) -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = openat(tmp, name, flags, Mode::empty()).ok()?;
+    let fd = openat(parent, name, flags, Mode::empty()).ok()?;
     flock(&fd, FlockOperation::NonBlockingLockExclusive).ok()?;
-    Some(fd)
+    let held = dir::stat(&fd).ok()?;
+    let named = dir::lookup(parent, name).ok()??;
+    (held.ino == named.ino).then_some(fd)
 }
 
 #[cfg(test)]
