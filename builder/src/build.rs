@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use anyhow::{Context, Result, anyhow};
 use lapstrake_cache::{Key, Store};
@@ -201,6 +201,7 @@ async fn attempt(
         renewed: Default::default(),
         devices,
         default_network: Default::default(),
+        told_of_owners: Once::new(),
         notes: Default::default(),
     };
     let merged = merge(&plans);

@@ -23,6 +23,7 @@ mod explain;
 mod fetch;
 mod forced;
 mod fs;
+mod ids;
 mod key_agent;
 pub mod oci;
 mod ops;

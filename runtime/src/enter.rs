@@ -142,10 +142,25 @@ fn namespaces() -> Result<Identity, Error> {
 /// How many ids this process's user namespace has.
 fn mapped_ids() -> io::Result<u32> {
     let map = fs::read_to_string("/proc/self/uid_map")?;
-    let counts = map
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u32>().ok());
-    Ok(counts.fold(0, u32::saturating_add))
+    Ok(mapped(&map).fold(0, |all, (_, count)| all.saturating_add(count)))
+}
+
+/// Whether this user and this group exist in the user namespace of this process.
+pub fn has_ids(uid: u32, gid: u32) -> io::Result<bool> {
+    let has = |file, id: u32| -> io::Result<bool> {
+        let map = fs::read_to_string(file)?;
+        Ok(mapped(&map).any(|(first, count)| id.checked_sub(first).is_some_and(|at| at < count)))
+    };
+    Ok(has("/proc/self/uid_map", uid)? && has("/proc/self/gid_map", gid)?)
+}
+
+/// The first id of each range of a map, as this namespace has it, and how many there are.
+fn mapped(map: &str) -> impl Iterator<Item = (u32, u32)> + '_ {
+    map.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let first = fields.next()?.parse().ok()?;
+        Some((first, fields.nth(1)?.parse().ok()?))
+    })
 }
 
 fn user_namespace() -> Result<Identity, Error> {
@@ -332,6 +347,12 @@ mod tests {
             [(100_000, 65536), (300_000, 10)]
         );
         assert_eq!(ranges_of(text, "", 7), []);
+    }
+
+    #[test]
+    fn a_map_has_ranges() {
+        let map = "         0       1000          1\n         1     100000      65536\nx\n";
+        assert_eq!(mapped(map).collect::<Vec<_>>(), [(0, 1), (1, 65536)]);
     }
 
     #[test]

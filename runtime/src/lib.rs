@@ -68,7 +68,7 @@ use std::path::{Path, PathBuf};
 
 pub use bare::keep_views_in;
 pub use early::{has_stdout, note_signals, was_interrupted};
-pub use enter::{Identity, child_main, enter, enter_bare};
+pub use enter::{Identity, child_main, enter, enter_bare, has_ids};
 pub use network::{RESOLVER, prepare_network};
 pub use spawn::{Cancel, run};
 pub use spec::{

@@ -86,14 +86,12 @@ pub(super) struct Prepared {
 
 impl Prepared {
     fn new(surroundings: &Surroundings, options: &BuildOptions) -> Result<Self> {
-        let root = surroundings.root()?;
         // First of all: no thread may exist, and the store must be made by who owns it then.
-        match options.isolation {
+        let identity = match options.isolation {
             Isolation::Default => lapstrake_runtime::enter().context(NAMESPACES)?,
             Isolation::None => lapstrake_runtime::enter_bare().context("start the keeper")?,
         };
-        let store =
-            Store::open(&root).with_context(|| format!("open the store {}", root.display()))?;
+        let store = surroundings.open(identity)?;
         let views = (options.isolation == Isolation::None)
             .then(|| store.scratch())
             .transpose()?;
@@ -105,7 +103,7 @@ impl Prepared {
         Ok(Self {
             client: surroundings.client(insecure)?,
             secrets: secrets::secrets(surroundings, options, &store)?,
-            settings: settings::settings(surroundings, options)?,
+            settings: settings::settings(surroundings, options, identity)?,
             travel: caches::travel(options, surroundings.env)?,
             cancel: Cancel::new().context("prepare to stop steps")?,
             store,

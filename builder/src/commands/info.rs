@@ -10,6 +10,7 @@ use lapstrake_runtime::Identity;
 use super::Surroundings;
 use super::settings::in_path;
 use crate::cli::Format;
+use crate::ids::{ONE_ID, REMEDY};
 
 /// One thing: its name, what there is and is used, and what to do where something is missing.
 struct Fact {
@@ -78,12 +79,16 @@ fn facts(surroundings: &Surroundings) -> Result<Vec<Fact>> {
     // Before: afterwards these are those of the namespaces.
     let groups = control_groups();
     let entered = lapstrake_runtime::enter();
+    let store = match &entered {
+        Ok(identity) => surroundings.place(*identity)?,
+        Err(_) => surroundings.root()?,
+    };
     let exists = |path: &str| Path::new(path).exists();
     let mut facts = vec![
         fact("version", env!("CARGO_PKG_VERSION")),
         fact("platform", surroundings.env.platform.to_string()),
         fact("kernel", text("/proc/sys/kernel/osrelease")),
-        fact("store", surroundings.root()?.display().to_string()),
+        fact("store", store.display().to_string()),
     ];
     facts.push(match &entered {
         Ok(identity) => namespaces(*identity),
@@ -136,13 +141,19 @@ fn text(path: &str) -> String {
 
 fn namespaces(identity: Identity) -> Fact {
     match identity {
-        Identity::Root => fact("namespaces", "those of every step; root is root of this machine"),
-        Identity::Range { ids } => fact("namespaces", format!("those of every step, and a user namespace with {ids} ids")),
-        Identity::Single | Identity::Bare => fact("namespaces", "those of every step, and a user namespace with one id: files of images belong to root, other users than root cannot be").or(
-            false,
-            "install uidmap and give this account a range in /etc/subuid and /etc/subgid (usermod --add-subuids \
-             100000-165535 --add-subgids 100000-165535 NAME)",
+        Identity::Root => fact(
+            "namespaces",
+            "those of every step; root is root of this machine",
         ),
+        Identity::Range { ids } => fact(
+            "namespaces",
+            format!("those of every step, and a user namespace with {ids} ids"),
+        ),
+        Identity::Single | Identity::Bare => fact(
+            "namespaces",
+            format!("those of every step, and a user namespace with one id: {ONE_ID}"),
+        )
+        .or(false, REMEDY),
     }
 }
 

@@ -24,9 +24,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lapstrake_cache::Store;
+use lapstrake_runtime::Identity;
 
 use crate::cli::{Call, Command, Environment, Format, Invocation};
 use crate::config::Config;
+use crate::ids::Owners;
 use crate::progress::text;
 use crate::registry::{self, Client, Mirror, Patience};
 
@@ -107,8 +109,20 @@ impl Surroundings<'_> {
 
     /// The store. Only root of the build's namespaces sees the files of ordinary users' stores as they are.
     fn store(&self) -> Result<Store> {
-        let root = self.root()?;
-        lapstrake_runtime::enter().context("enter namespaces")?;
+        self.open(lapstrake_runtime::enter().context("enter namespaces")?)
+    }
+
+    /// The folder of the store of who this process is. Layers whose files lost their owners must not be mixed with those
+    /// that keep them, which come when the account gets more ids.
+    fn place(&self, identity: Identity) -> Result<PathBuf> {
+        Ok(match Owners::of(identity) {
+            Owners::Kept => self.root()?,
+            Owners::Lost => self.root()?.join("one-id"),
+        })
+    }
+
+    fn open(&self, identity: Identity) -> Result<Store> {
+        let root = self.place(identity)?;
         Store::open(&root).with_context(|| format!("open the store {}", root.display()))
     }
 

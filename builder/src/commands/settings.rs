@@ -4,15 +4,20 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use lapstrake_frontend::plan::Network;
-use lapstrake_runtime::{Limits, Ulimit};
+use lapstrake_runtime::{Identity, Limits, Ulimit};
 
 use super::Surroundings;
 use crate::cdi;
 use crate::cli::{BuildOptions, HostAddress};
+use crate::ids::Owners;
 use crate::ops::{Settings, Visible};
 
 /// The settings of a build.
-pub(super) fn settings(surroundings: &Surroundings, options: &BuildOptions) -> Result<Settings> {
+pub(super) fn settings(
+    surroundings: &Surroundings,
+    options: &BuildOptions,
+    identity: Identity,
+) -> Result<Settings> {
     let hosts: Vec<(String, String)> = options
         .add_hosts
         .iter()
@@ -50,6 +55,7 @@ pub(super) fn settings(surroundings: &Surroundings, options: &BuildOptions) -> R
         resolv_conf: options.dns.apply(&resolv_conf()),
         limits,
         isolation: options.isolation,
+        owners: Owners::of(identity),
         network_mode: surroundings.config.steps.network_mode.unwrap_or_default(),
         pasta: in_path("pasta"),
         cdi: surroundings

@@ -17,6 +17,7 @@ use lapstrake_frontend::plan::{
     Chmod, Copy, CopySource, Git, Http, MakeDir, Mount, Network, Run, Security, Sharing,
 };
 
+use crate::ids::Owners;
 use crate::web::redacted;
 
 /// Settings of the build that a step can see.
@@ -98,6 +99,21 @@ pub(crate) fn run(
     encoder.optional("cgroup parent", cgroup_parent.as_deref().map(str::as_bytes));
     if *no_new_privileges {
         encoder.flag("no new privileges", true);
+    }
+}
+
+/// Encodes `SOURCE_DATE_EPOCH` for an op that gives this time to what it makes.
+pub(crate) fn epoch(encoder: &mut dyn Encoder, epoch: Option<i64>) {
+    if let Some(epoch) = epoch {
+        encoder.text("epoch", &epoch.to_string());
+    }
+}
+
+/// Encodes, before a step that makes files, that they all belong to root. What is made where owners are kept is another thing,
+/// and must not be taken for it, here or elsewhere.
+pub(crate) fn owners(encoder: &mut dyn Encoder, owners: Owners) {
+    if owners == Owners::Lost {
+        encoder.flag("one id", true);
     }
 }
 

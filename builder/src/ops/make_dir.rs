@@ -1,9 +1,9 @@
 //! WORKDIR: the directory and its missing parents, owned by the current user.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use lapstrake_cache::Layer;
+use lapstrake_cache::{Layer, Time};
 use lapstrake_frontend::plan::MakeDir;
 
 use super::Ops;
@@ -18,11 +18,30 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &MakeDir, base: &Chain) -> Result<
     let active = ops.store.snapshot(&lowers)?;
     let mut canvas = Canvas::over(&lowers, &active)?;
     let named = !op.user.is_empty();
-    let owner = named.then(|| super::owner::of_chown(canvas.base(), &op.user));
+    let owner = named
+        .then(|| super::owner::of_chown(canvas.base(), &op.user))
+        .transpose()?;
     let path = canvas.resolve(&clean(Path::new(&op.path)))?;
-    if canvas.stat(&path)?.is_none() {
+    let missing = missing(&canvas, &path)?;
+    if !missing.is_empty() {
         canvas.directory(&path, NewDir { mode: None, owner })?;
+    }
+    if let Some(secs) = ops.settings.epoch {
+        let time = Time { secs, nanos: 0 };
+        missing.iter().for_each(|made| canvas.set_time(made, time));
     }
     canvas.finish()?;
     Ok(ops.store.commit(active)?)
+}
+
+/// `path` and its parents, as far as they are not there.
+fn missing(canvas: &Canvas, path: &Path) -> Result<Vec<PathBuf>> {
+    let mut missing = Vec::new();
+    for part in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
+        if canvas.stat(part)?.is_some() {
+            break;
+        }
+        missing.push(part.to_path_buf());
+    }
+    Ok(missing)
 }

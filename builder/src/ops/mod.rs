@@ -13,7 +13,7 @@ mod run;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -37,6 +37,7 @@ use crate::engine::{Executor, Prepared, Ready, Task};
 use crate::events::Events;
 use crate::explain::{Note, Notes, Outcome};
 use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
+use crate::ids::Owners;
 use crate::registry::Client;
 use crate::resolve::Resolver;
 use crate::secrets::Secrets;
@@ -62,6 +63,8 @@ pub(crate) struct Ops {
     pub(crate) devices: HashMap<Vec<(String, bool)>, Given>,
     /// The network of steps that do not ask for one, once a step has needed it.
     pub(crate) default_network: Mutex<Option<lapstrake_runtime::Network>>,
+    /// Whether what becomes of owners was said.
+    pub(crate) told_of_owners: Once,
     /// What each step's key is made of.
     pub(crate) notes: Notes,
 }
@@ -79,6 +82,8 @@ pub(crate) struct Settings {
     pub(crate) network_mode: NetworkMode,
     /// Whether steps have namespaces at all.
     pub(crate) isolation: Isolation,
+    /// Whether files can have other owners than root.
+    pub(crate) owners: Owners,
     /// What connects the networks of steps with the outside, where it is installed.
     pub(crate) pasta: Option<PathBuf>,
     /// Where specifications of devices are.
@@ -167,7 +172,9 @@ impl Executor for Ops {
             Op::MakeDir(op) => {
                 let base = self.chain(task, op.base)?;
                 let note = describe("workdir", &base.content(), &NOTHING, |encoder, base| {
+                    key::owners(encoder, self.settings.owners);
                     key::make_dir(encoder, op, *base);
+                    key::epoch(encoder, self.settings.epoch);
                 });
                 let ready = self.ready(task, note, base.clone(), Job::MakeDir(base));
                 Ok(Prepared::proved(ready))
@@ -178,6 +185,7 @@ impl Executor for Ops {
     }
 
     fn run(&self, task: &Task, job: Job) -> Result<Layer> {
+        self.tell_of_owners(&task.node.op);
         match (&task.node.op, job) {
             (Op::Run(op), Job::Run(base, job)) => run::run(self, task, op, &base, &job),
             (Op::Copy(op), Job::Copy(job)) => copy::run(self, task, op, job),
@@ -250,6 +258,16 @@ impl Ops {
         match task.input(id)? {
             Fs::Layers(chain) => Ok(chain.clone()),
             Fs::Local(context) => copy::whole_context(self, context),
+        }
+    }
+
+    /// Says what owners become of when the first step is worked that may want another one than root.
+    fn tell_of_owners(&self, op: &Op) {
+        if let (Op::Run(_) | Op::Copy(_) | Op::MakeDir(_), Some(notice)) =
+            (op, self.settings.owners.notice())
+        {
+            self.told_of_owners
+                .call_once(|| self.events.message(notice));
         }
     }
 
@@ -335,6 +353,7 @@ impl Ops {
         let nothing = (NOTHING, vec![NOTHING; contents.len()]);
         let reads = (base.content(), contents);
         let note = describe("run", &reads, &nothing, |encoder, (base, contents)| {
+            key::owners(encoder, self.settings.owners);
             key::run(encoder, op, &self.settings.visible, *base, contents);
         });
         let job = Job::Run(base.clone(), run::RunJob { sources });

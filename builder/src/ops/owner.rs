@@ -7,21 +7,22 @@ use anyhow::{Context, Result};
 use lapstrake_runtime::{lookup_group, lookup_user};
 use rustix::fs::{self, Gid, Mode, OFlags, Uid};
 
+use crate::ids;
+
 /// The owner that `--chown=TEXT` asks for, or for what `WORKDIR` makes `USER TEXT`. As BuildKit has it, a user that the
-/// image does not know is root, a group that it does not know is the user's, and a number alone is the group too.
-pub(super) fn of_chown(view: Option<&OwnedFd>, text: &str) -> (u32, u32) {
+/// image does not know is root, a group that it does not know is the user's, and a number alone is the group too. One
+/// whom files cannot be given to is an error.
+pub(super) fn of_chown(view: Option<&OwnedFd>, text: &str) -> Result<(u32, u32)> {
     let (user, group) = split(text);
     let (uid, primary) = match user.parse::<u32>() {
         Ok(uid) => (uid, uid),
         Err(_) if matches!(user, "" | "root") => (0, 0),
         Err(_) => view.map_or((0, 0), |view| by_name(view, user)),
     };
-    (
-        uid,
-        group
-            .and_then(|group| group_id(view, group))
-            .unwrap_or(primary),
-    )
+    let gid = group.and_then(|group| group_id(view, group));
+    let owner = (uid, gid.unwrap_or(primary));
+    ids::check(owner)?;
+    Ok(owner)
 }
 
 fn split(text: &str) -> (&str, Option<&str>) {
@@ -45,6 +46,7 @@ fn group_id(view: Option<&OwnedFd>, group: &str) -> Option<u32> {
 
 /// Gives the new directory `path` of the store its mode and owner.
 pub(super) fn give(path: &Path, mode: u32, uid: u32, gid: u32) -> Result<()> {
+    ids::check((uid, gid))?;
     let fd = fs::open(
         path,
         OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,

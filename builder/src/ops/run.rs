@@ -14,6 +14,7 @@ use super::{Ops, key_of};
 use crate::build::local_platform;
 use crate::engine::Task;
 use crate::fs::Chain;
+use crate::ids;
 use crate::travel;
 
 /// The status of a program that is there but cannot be executed, as shells have it.
@@ -233,6 +234,7 @@ impl Mounter<'_> {
                 let (Some(target), Some(content)) = (target, secret) else {
                     return Ok(None);
                 };
+                ids::check((*uid, *gid))?;
                 (
                     target,
                     MountKind::File {
@@ -254,6 +256,7 @@ impl Mounter<'_> {
                 let Some(path) = self.ops.secrets.ssh_socket(id, *required)? else {
                     return Ok(None);
                 };
+                ids::check((*uid, *gid))?;
                 let scratch = self.ops.store.scratch()?;
                 let agent = Agent::start(scratch, &path, *mode, (*uid, *gid))?;
                 let path = agent.socket();

@@ -22,3 +22,4 @@ mod steps;
 mod store;
 mod together;
 mod travel;
+mod users;

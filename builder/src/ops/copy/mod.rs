@@ -95,11 +95,11 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Copy) -> Result<Prepared<Job>
     let selection = Content(all.finish().0);
     let reads = (base.content(), selection);
     let note = describe("copy", &reads, &(NOTHING, NOTHING), |encoder, reads| {
+        key::owners(encoder, ops.settings.owners);
         key::copy(encoder, op, (!op.link).then_some(reads.0), reads.1);
         let is_inline = |source: &CopySource| matches!(source, CopySource::Inline { .. });
         if op.sources.iter().any(is_inline) {
-            let epoch = ops.settings.epoch.map(|epoch| epoch.to_string());
-            encoder.optional("epoch", epoch.as_deref().map(str::as_bytes));
+            key::epoch(encoder, ops.settings.epoch);
         }
     });
     let note = Note {
@@ -308,7 +308,8 @@ fn metadata(op: &Copy, view: Option<&std::os::fd::OwnedFd>) -> Result<Metadata> 
     let owner = op
         .chown
         .as_deref()
-        .map(|text| super::owner::of_chown(view, text));
+        .map(|text| super::owner::of_chown(view, text))
+        .transpose()?;
     let mode = match &op.chmod {
         None => None,
         // BuildKit drops a symbolic mode together with --link.
