@@ -2,7 +2,7 @@
 //!
 //! Three steps. *List*: everything with its size and the time of its last use (see `usage`). *Choose*: a pure
 //! function decides, by age and size, and never takes what an image name leads to. *Sweep*: in
-//! small batches, each under the store's lock, so that builds wait for microseconds only; what a
+//! batches, each under the store's lock, so small that builds wait for milliseconds only; what a
 //! living process has leased stays, and a name that came meanwhile counts.
 //!
 //! A record may outlive the layer it names. Who reads a record asks for the layer, and takes its
@@ -11,10 +11,12 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, renameat, unlinkat};
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use rustix::fs::{AtFlags, Mode, mkdirat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use crate::error::At;
@@ -24,8 +26,13 @@ use crate::store::{KEYS, LAYERS, LOCKS, MOUNTS, STATS, exclusive};
 use crate::usage::Usage;
 use crate::{DiffId, Digest, Error, Key, Result, Store, Time, dir, mounts, remove};
 
-/// So many things are moved away while builds wait.
+/// So many things are moved away while builds wait, at first.
 const BATCH: usize = 64;
+/// Batches grow and shrink until one takes about so long, part of it under the lock.
+const PAUSE: Duration = Duration::from_millis(20);
+/// So many things are removed at once. Who removes a file waits for the disk, not for a processor: where the file system
+/// tells the disk of each freed block (`discard`), one after the other takes 200 µs a file, eight at once 50 µs.
+const WIDTH: usize = 8;
 
 /// Something that the store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,29 +141,34 @@ impl Store {
         let mut roots = Roots::default();
         roots.update(self, reach)?;
         let chosen = choose(&self.usage_until(deadline)?, &roots.reached);
-        let (trash, trash_path) = self.temp_name();
-        rustix::fs::mkdirat(self.temp_dir(), &trash, rustix::fs::Mode::RWXU)
-            .at("create", &trash_path)?;
+        if chosen.is_empty() {
+            return Ok(chosen);
+        }
+        let bin = Bin::new(self)?;
         let mut removed = Vec::new();
-        for batch in chosen.chunks(BATCH) {
-            if deadline.is_some_and(|deadline| Instant::now() > deadline) {
-                break;
-            }
-            let bin = dir::open_child(self.temp_dir(), &trash).at("open", &trash_path)?;
-            let before = removed.len();
+        let (mut left, mut size) = (&chosen[..], BATCH);
+        while !left.is_empty() && deadline.is_none_or(|deadline| Instant::now() <= deadline) {
+            let (batch, rest) = left.split_at(size.min(left.len()));
             let lock = self.lock_with_roots(&mut roots, reach)?;
-            let leased = self.leased()?;
-            for item in batch {
-                if self.discard(item, &roots, &leased, &bin)? {
-                    removed.push(*item);
-                }
-            }
+            let begun = Instant::now();
+            removed.extend(self.discard_all(batch, &roots, &bin)?);
             drop(lock);
-            if removed.len() > before {
-                remove::empty(bin.as_fd()).at("empty", &trash_path)?;
-            }
+            bin.empty()?;
+            (left, size) = (rest, next_size(size, begun.elapsed()));
         }
         Ok(removed)
+    }
+
+    /// Moves away what of a batch nobody needs after all; what that is. The caller holds the store's lock.
+    fn discard_all(&self, batch: &[Item], roots: &Roots, bin: &Bin) -> Result<Vec<Item>> {
+        let leased = self.leased()?;
+        bin.wide(|| {
+            let gone = batch.par_iter().map(|item| {
+                let is_gone = self.discard(item, roots, &leased, bin)?;
+                Ok(is_gone.then_some(*item))
+            });
+            gone.filter_map(Result::transpose).collect()
+        })
     }
 
     /// Takes the store's lock at a moment when all names are known. (Following a name takes leases,
@@ -194,7 +206,7 @@ impl Store {
         item: &Item,
         roots: &Roots,
         leased: &HashSet<Leased>,
-        bin: &OwnedFd,
+        bin: &Bin,
     ) -> Result<bool> {
         let name = match item.kept {
             Kept::Layer(DiffId(digest)) => {
@@ -218,11 +230,11 @@ impl Store {
             Kept::StatIndex(id) => {
                 return self.discard_small(&Path::new(STATS).join(crate::digest::to_hex(&id)));
             }
-            Kept::CacheMount(id) => return self.discard_mount(&id),
+            Kept::CacheMount(id) => return self.discard_mount(&id, bin),
         };
         // An uncompressed layer has the digest of its blob: the folder is part of the name.
         let target = name.to_string_lossy().replace('/', "-");
-        match renameat(self.dir(), &name, bin, target) {
+        match renameat(self.dir(), &name, &bin.dir, target) {
             Ok(()) => Ok(true),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(Error::io("remove", &self.root().join(name), error)),
@@ -238,12 +250,58 @@ impl Store {
         }
     }
 
-    fn discard_mount(&self, id: &[u8; 32]) -> Result<bool> {
-        let path = self.root().join(MOUNTS).join(crate::digest::to_hex(id));
-        match dir::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            opened => mounts::reset(&opened.at("open", &path)?, &path),
+    fn discard_mount(&self, id: &[u8; 32], bin: &Bin) -> Result<bool> {
+        let id = crate::digest::to_hex(id);
+        let path = self.root().join(MOUNTS).join(&id);
+        let folder = match dir::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.at("open", &path)?,
+        };
+        mounts::reset(&folder, &path, &|name| {
+            let target = format!("{id}-{}", name.to_string_lossy());
+            Ok(renameat(&folder, name, &bin.dir, target)?)
+        })
+    }
+}
+
+fn next_size(size: usize, took: Duration) -> usize {
+    if took > PAUSE {
+        (size / 2).max(1)
+    } else if took < PAUSE / 2 {
+        size * 2
+    } else {
+        size
+    }
+}
+
+/// What is moved away, and the threads that remove it.
+struct Bin {
+    dir: OwnedFd,
+    path: PathBuf,
+    /// None if there can be no more threads; those that there are do then.
+    threads: Option<ThreadPool>,
+}
+
+impl Bin {
+    fn new(store: &Store) -> Result<Self> {
+        let (name, path) = store.temp_name();
+        mkdirat(store.temp_dir(), &name, Mode::RWXU).at("create", &path)?;
+        let dir = dir::open_child(store.temp_dir(), &name).at("open", &path)?;
+        let threads = ThreadPoolBuilder::new().num_threads(WIDTH).build().ok();
+        Ok(Self { dir, path, threads })
+    }
+
+    /// Runs `work` so that what it does in parallel is done by all threads.
+    fn wide<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match &self.threads {
+            Some(threads) => threads.install(work),
+            None => work(),
         }
+    }
+
+    fn empty(&self) -> Result<()> {
+        self.wide(|| remove::empty(self.dir.as_fd()))
+            .at("empty", &self.path)
     }
 }
 
@@ -265,5 +323,52 @@ impl Roots {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::{BATCH, PAUSE, next_size};
+    use crate::{Sharing, Store};
+
+    /// The sizes of batches that follow each other, where one thing takes so long.
+    fn sizes(each: Duration) -> Vec<usize> {
+        let next = |size: &usize| Some(next_size(*size, each * u32::try_from(*size).unwrap()));
+        std::iter::successors(Some(BATCH), next).take(12).collect()
+    }
+
+    #[test]
+    fn batches_take_about_as_long_as_builds_may_wait() {
+        for micros in [10, 100, 300, 5_000] {
+            let each = Duration::from_micros(micros);
+            let last = *sizes(each).last().unwrap();
+            let took = each * u32::try_from(last).unwrap();
+            assert!(took <= PAUSE, "{micros} us: {last}");
+            assert!(took >= PAUSE / 4, "{micros} us: {last}");
+        }
+        assert_eq!(sizes(Duration::from_secs(1)).last(), Some(&1));
+    }
+
+    /// Its files are removed when builds no longer wait: under the lock it only loses its name.
+    #[test]
+    fn a_cache_mount_moves_to_the_bin() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mount = |id: &str| store.cache_mount(id, Sharing::Locked).unwrap();
+        std::fs::write(mount("left").path().join("f"), "f").unwrap();
+        let used = mount("used");
+        let bin = super::Bin::new(&store).unwrap();
+        let gone = |id: &str| store.discard_mount(blake3::hash(id.as_bytes()).as_bytes(), &bin);
+        assert!(gone("left").unwrap());
+        assert!(!gone("used").unwrap());
+        assert!(used.path().is_dir());
+        let moved: Vec<_> = std::fs::read_dir(&bin.path).unwrap().collect();
+        assert_eq!(moved.len(), 1);
+        assert!(moved[0].as_ref().unwrap().path().join("f").is_file());
+        bin.empty().unwrap();
+        assert_eq!(std::fs::read_dir(&bin.path).unwrap().count(), 0);
     }
 }

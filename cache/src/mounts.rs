@@ -3,7 +3,7 @@
 //! `mounts-v1/<digest of the id>/` holds one folder for each instance, named by a number, and
 //! beside it a lock file. Which instance a step gets depends on how it shares: see [`Sharing`].
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -130,18 +130,24 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
             opened => opened.at("open", &path)?,
         };
-        reset(&folder, &path)
+        reset(&folder, &path, &|name| {
+            remove::remove_all(folder.as_fd(), name)
+        })
     }
 }
 
 /// Removes the instances that are not in use; whether that is all of them. The lock files stay, so
 /// that two processes never hold "the" lock on different files.
-pub(crate) fn reset(folder: &OwnedFd, path: &Path) -> Result<bool> {
+pub(crate) fn reset(
+    folder: &OwnedFd,
+    path: &Path,
+    remove: &dyn Fn(&CStr) -> io::Result<()>,
+) -> Result<bool> {
     let mut all = true;
     for (number, name) in instances(folder.as_fd()).at("list", path)? {
         let lock = open_lock(folder, path, number)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => remove::remove_all(folder.as_fd(), &name).at("remove", path)?,
+            Ok(()) => remove(&name).at("remove", path)?,
             Err(_) => all = false,
         }
     }

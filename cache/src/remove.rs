@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
+use rayon::prelude::*;
 use rustix::fs::{AtFlags, Mode, chmodat, renameat, unlinkat};
 use rustix::io::Errno;
 
@@ -43,11 +44,10 @@ pub(crate) fn remove_until(
     Ok(true)
 }
 
-/// Removes everything in a directory.
+/// Removes everything in a directory, several names at once where rayon has several threads.
 pub(crate) fn empty(dir: BorrowedFd<'_>) -> io::Result<()> {
-    dir::names(dir)?
-        .iter()
-        .try_for_each(|name| remove_all(dir, name))
+    let names = dir::names(dir)?;
+    names.par_iter().try_for_each(|name| remove_all(dir, name))
 }
 
 struct Removal<'a> {
