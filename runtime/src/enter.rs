@@ -16,7 +16,7 @@ use crate::keeper::{self, NAME, SOCKET};
 use crate::mount::{self, RDONLY};
 use crate::plan::Host;
 use crate::sys::{self, Cloned};
-use crate::{Error, wire};
+use crate::{Error, guard, wire};
 
 /// Whom this process acts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +96,12 @@ fn begin(identity: Identity) -> Result<Identity, Error> {
 ///
 /// Must be the first thing that `main` does.
 pub fn child_main() {
-    if std::env::args_os().next().is_some_and(|name| name == NAME) {
+    let name = std::env::args_os().next().unwrap_or_default();
+    if name == NAME {
         keeper::main();
+    }
+    if name == guard::NAME {
+        guard::main();
     }
 }
 

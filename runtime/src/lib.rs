@@ -14,7 +14,8 @@
 //! Why a keeper, and not a child of the builder: forking a process with threads is only safe if the child does nothing but
 //! execute a program, so each step would be this program once more, at 1 ms a start; a fork of the keeper takes 0.2 ms. A step
 //! takes 2 to 3 ms in all. And the builder can be killed: whatever it was doing, the keeper then sees its socket
-//! close, kills the steps, removes their control groups and ends.
+//! close, kills the steps, removes their control groups and ends. What the builder runs of the host is guarded the same way
+//! ([`guarded`]).
 //!
 //! # What depends on order
 //!
@@ -44,6 +45,7 @@ mod devices;
 mod early;
 mod enter;
 mod exec;
+mod guard;
 mod hierarchy;
 mod init;
 mod keeper;
@@ -69,6 +71,7 @@ use std::path::{Path, PathBuf};
 pub use bare::keep_views_in;
 pub use early::{has_stdout, note_signals, was_interrupted};
 pub use enter::{Identity, child_main, enter, enter_bare, has_ids};
+pub use guard::{NOT_FOUND, guarded};
 pub use network::{RESOLVER, prepare_network};
 pub use spawn::{Cancel, run};
 pub use spec::{

@@ -5,7 +5,6 @@
 
 use std::ffi::OsString;
 use std::io::Read;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use lapstrake_cache::{Layer, Meta, Scratch};
 use lapstrake_frontend::plan::Git;
-use lapstrake_runtime::Cancel;
+use lapstrake_runtime::{Cancel, NOT_FOUND, guarded};
 use reqwest::Url;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, stat, utimensat};
 
@@ -246,7 +245,7 @@ fn subdirectory(repository: &Path, subdir: &str) -> Result<PathBuf> {
 
 /// Runs git without the user's configuration, hooks, prompts or unusual protocols.
 fn git(access: &Access<'_>, op: &Git, folder: Option<&Path>, args: &[&str]) -> Result<String> {
-    let mut command = Command::new("git");
+    let mut command = guarded("git");
     let seconds = access.patience.as_secs().max(1);
     let slowest = format!("http.lowSpeedTime={seconds}");
     let settings = [
@@ -267,7 +266,7 @@ fn git(access: &Access<'_>, op: &Git, folder: Option<&Path>, args: &[&str]) -> R
         &slowest,
     ];
     command.args(settings.iter().flat_map(|setting| ["-c", setting]));
-    command.args(args).stdin(Stdio::null()).env_clear();
+    command.args(args).env_clear();
     for name in [
         "PATH",
         "SSL_CERT_FILE",
@@ -326,16 +325,10 @@ fn git(access: &Access<'_>, op: &Git, folder: Option<&Path>, args: &[&str]) -> R
 
 /// Runs a command and its helpers to their end, or until the build is stopped.
 fn output(mut command: Command, cancel: &Cancel) -> Result<Output> {
-    command
-        .process_group(0)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = match command.spawn() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("git is not installed: install it to build from repositories")
-        }
-        other => other.context("run git")?,
-    };
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("run git")?;
+    // Git ends when this is dropped.
+    let _alive = child.stdin.take();
     let group = rustix::process::Pid::from_child(&child);
     let kill = || rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -352,6 +345,10 @@ fn output(mut command: Command, cancel: &Cancel) -> Result<Output> {
             std::thread::sleep(TICK);
         };
         ensure!(!cancel.is_cancelled(), "git was stopped");
+        ensure!(
+            status.code() != Some(NOT_FOUND),
+            "git is not installed: install it to build from repositories"
+        );
         let read = |thread: std::thread::ScopedJoinHandle<'_, std::io::Result<Vec<u8>>>| {
             let read = thread
                 .join()

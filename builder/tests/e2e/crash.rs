@@ -1,6 +1,8 @@
 //! Builds that are killed, disks that are full, stores that cannot be written, clocks that go backwards.
 #![allow(clippy::unwrap_used)]
 
+use std::io::Read as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -213,4 +215,24 @@ fn a_clock_that_was_set_back() {
         assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.stderr);
     }
     is_sound(&space);
+}
+
+/// A server that takes a request and never answers holds `git` and its helper, which do not notice that the builder is gone.
+#[test]
+fn git_ends_with_a_builder_that_is_killed() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/repo.git", server.local_addr().unwrap());
+    let space = TestSpace::with(&format!("FROM scratch\nADD {url} /\n"));
+    let mut build = space.start(&["build", "."]);
+    let (mut request, _) = server.accept().unwrap();
+    assert!(request.read(&mut [0; 1]).unwrap() > 0);
+    build.kill().unwrap();
+    build.wait().unwrap();
+    // Shorter than the time after which git gives up by itself.
+    let patience = Duration::from_secs(10);
+    request.set_read_timeout(Some(patience)).unwrap();
+    let begun = Instant::now();
+    // An error is either that time, or that the connection was reset.
+    let _ = std::io::copy(&mut request, &mut std::io::sink());
+    assert!(begun.elapsed() < patience, "git is still there");
 }
