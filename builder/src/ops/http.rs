@@ -28,33 +28,52 @@ pub(crate) struct Fetched {
     modified: Option<i64>,
 }
 
-/// Asks the server for the file and keys it by its content and time.
+/// What is known of the file before it is needed.
+pub(crate) enum Known {
+    Fetched(Fetched),
+    /// Its digest, which the Dockerfile says: the server is asked when the step must run, and never if it is cached.
+    Pinned(Digest),
+}
+
+/// Keys the file by its content and time: what `--checksum` says of it, or the server.
 pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>> {
-    let Http { url, checksum, .. } = op;
-    let fetched = fetch(ops, task, url).with_context(|| format!("fetch {}", redacted(url)))?;
-    if let Some(wanted) = checksum {
-        let wanted: Digest = wanted
-            .parse()
-            .with_context(|| format!("read --checksum {wanted:?}"))?;
-        ensure!(
-            fetched.digest == wanted,
-            "digest mismatch for {}: it is {}, not {wanted} as --checksum says",
-            redacted(url),
-            fetched.digest
-        );
-    }
-    let note = describe("http", &(), &(), |encoder, ()| {
-        key::http(encoder, op, &fetched.digest, fetched.modified);
+    let known = match &op.checksum {
+        Some(wanted) => Known::Pinned(
+            wanted
+                .parse()
+                .with_context(|| format!("read --checksum {wanted:?}"))?,
+        ),
+        None => Known::Fetched(fetch(ops, task, &op.url, None)?),
+    };
+    let note = describe("http", &(), &(), |encoder, ()| match &known {
+        Known::Fetched(file) => key::http(encoder, op, &file.digest, file.modified),
+        Known::Pinned(digest) => key::http(encoder, op, digest, None),
     });
-    let ready = ops.ready(task, note, Chain::default(), Job::Http(fetched));
+    let ready = ops.ready(task, note, Chain::default(), Job::Http(known));
     Ok(Prepared::proved(ready))
 }
 
+/// The file, which must be what `--checksum` says.
+fn pinned(ops: &Ops, task: &Task, url: &str, wanted: &Digest) -> Result<Fetched> {
+    let fetched = fetch(ops, task, url, Some(wanted))?;
+    ensure!(
+        fetched.digest == *wanted,
+        "digest mismatch for {}: it is {}, not {wanted} as --checksum says",
+        redacted(url),
+        fetched.digest
+    );
+    Ok(fetched)
+}
+
 /// Makes the layer with the one file.
-pub(super) fn run(ops: &Ops, op: &Http, job: &Fetched) -> Result<Layer> {
+pub(super) fn run(ops: &Ops, task: &Task, op: &Http, known: Known) -> Result<Layer> {
+    let fetched = match known {
+        Known::Fetched(fetched) => fetched,
+        Known::Pinned(digest) => pinned(ops, task, &op.url, &digest)?,
+    };
     let mut blob = ops
         .store
-        .open_blob(&job.digest)?
+        .open_blob(&fetched.digest)?
         .context("the fetched file is gone from the store")?;
     let active = ops.store.snapshot(&[])?;
     let root = fs::open(
@@ -77,7 +96,7 @@ pub(super) fn run(ops: &Ops, op: &Http, job: &Fetched) -> Result<Layer> {
     std::io::copy(&mut blob, &mut file).context("write the fetched file")?;
     file.flush()?;
     let time = Timespec {
-        tv_sec: job.modified.or(ops.settings.epoch).unwrap_or(0),
+        tv_sec: fetched.modified.or(ops.settings.epoch).unwrap_or(0),
         tv_nsec: 0,
     };
     fs::futimens(
@@ -90,14 +109,19 @@ pub(super) fn run(ops: &Ops, op: &Http, job: &Fetched) -> Result<Layer> {
     Ok(ops.store.commit(active)?)
 }
 
-fn fetch(ops: &Ops, task: &Task, url: &str) -> Result<Fetched> {
+/// The file at `url`. The server is not asked if what it gave before is what is wanted.
+fn fetch(ops: &Ops, task: &Task, url: &str, wanted: Option<&Digest>) -> Result<Fetched> {
     // Without credentials, which have no place in a key: the server decides who may have it, each time.
     let key: Key = key_of("url", &[redacted(url).as_bytes()]);
     let known: Option<Fetched> = ops.store.record(&key)?;
     let known = known.filter(|known| ops.store.has_blob(&known.digest) == Some(known.size));
+    if let Some(known) = known.as_ref().filter(|known| Some(&known.digest) == wanted) {
+        return Ok(known.clone());
+    }
     let fetched = ops
         .tokio
-        .block_on(download(ops, task, url, known.as_ref()))?;
+        .block_on(download(ops, task, url, known.as_ref()))
+        .with_context(|| format!("fetch {}", redacted(url)))?;
     ops.store.put_record(&key, &fetched)?;
     Ok(fetched)
 }

@@ -275,18 +275,21 @@ pub(crate) fn make_dir(encoder: &mut dyn Encoder, op: &MakeDir, base: Content) {
     encoder.text("user", user);
 }
 
-/// Encodes what an ADD of a URL fetched: `digest` is that of the file, `modified` its time.
+/// Encodes what an ADD of a URL fetches: `digest` is that of the file, `modified` its time.
 pub(crate) fn http(encoder: &mut dyn Encoder, op: &Http, digest: &Digest, modified: Option<i64>) {
     let Http {
         url: _,
-        // It has been compared with the digest.
-        checksum: _,
+        checksum,
         filename,
     } = op;
     let modified = modified.map(|seconds| seconds.to_string());
     encoder.field("content", digest.as_bytes());
     encoder.text("filename", filename);
     encoder.optional("modified", modified.as_deref().map(str::as_bytes));
+    // What it says is the digest. The file's time is not known then, and must not be taken for a file without time.
+    if checksum.is_some() {
+        encoder.flag("pinned", true);
+    }
 }
 
 /// Encodes a git tree that was found at `commit`.

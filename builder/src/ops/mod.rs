@@ -143,7 +143,7 @@ pub(crate) enum Job {
     Run(Chain, run::RunJob),
     Copy(copy::CopyJob),
     MakeDir(Chain),
-    Http(http::Fetched),
+    Http(http::Known),
     Git(git::Checkout),
 }
 
@@ -190,7 +190,7 @@ impl Executor for Ops {
             (Op::Run(op), Job::Run(base, job)) => run::run(self, task, op, &base, &job),
             (Op::Copy(op), Job::Copy(job)) => copy::run(self, task, op, job),
             (Op::MakeDir(op), Job::MakeDir(base)) => make_dir::run(self, task, op, &base),
-            (Op::Http(op), Job::Http(job)) => http::run(self, op, &job),
+            (Op::Http(op), Job::Http(job)) => http::run(self, task, op, job),
             (Op::Git(op), Job::Git(job)) => git::run(self, op, &job),
             _ => bail!("the step's job does not fit its op"),
         }

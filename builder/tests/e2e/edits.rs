@@ -6,10 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use super::support::{MANIFEST, TestSpace, base_images, manifest, moved_base, shell, worked};
 
 /// What it is, what it does, and the steps that must be worked then.
-type Edit<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
+pub(super) type Edit<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
 
 /// Builds after each edit, which says what must be worked.
-fn after_each(space: &TestSpace, arguments: &[&str], edits: &[Edit<'_>]) {
+pub(super) fn after_each(space: &TestSpace, arguments: &[&str], edits: &[Edit<'_>]) {
     space.build(arguments);
     for (what, edit, expected) in edits {
         edit();

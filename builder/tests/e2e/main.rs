@@ -14,6 +14,7 @@ mod copies;
 mod crash;
 mod edits;
 mod explain;
+mod moved;
 mod outputs;
 mod platforms;
 mod rebuild;

@@ -18,7 +18,7 @@ fn server(folder: &Path) -> Registry {
 }
 
 /// A repository with the branch `main`, the tag `v1` and the branch `topic`, ready to be served as `/repo.git`.
-fn repository(space: &TestSpace) -> Registry {
+pub(super) fn repository(space: &TestSpace) -> Registry {
     let folder = space.path("../git");
     std::fs::create_dir(&folder).unwrap();
     let script = "

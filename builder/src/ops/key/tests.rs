@@ -626,9 +626,10 @@ fn fields_of_http() {
             Unchanged,
             with(&op, |op| op.url = "https://example.org/a".into()),
         ),
+        // Its time is another one then.
         (
             "checksum",
-            Unchanged,
+            Another,
             with(&op, |op| op.checksum = Some("sha256:0".into())),
         ),
         (
