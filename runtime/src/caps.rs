@@ -6,9 +6,10 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_keep_capabilities,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::user::User;
 
@@ -30,18 +31,31 @@ pub(crate) const DEFAULT: u64 = CapabilitySet::CHOWN
     .union(CapabilitySet::SETFCAP)
     .bits();
 
-/// Becomes `user` with no more than `capabilities`, in every set; `None` keeps what there is.
+/// What a command keeps of the capabilities of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Capabilities {
+    /// No more than these, and only while it is root.
+    Bounded(u64),
+    /// All, while it is root.
+    OfRoot,
+    /// All, whoever it is: as BuildKit has it for steps that are not confined.
+    OfAnyone,
+}
+
+/// Becomes `user` with no more than `capabilities`.
 ///
-/// The inheritable and ambient sets end empty, so that a user other than root has none once the command is executed.
-pub(crate) fn drop_to(user: &User, capabilities: Option<u64>) -> io::Result<()> {
-    if let Some(kept) = capabilities {
+/// Unless they are [`Capabilities::OfAnyone`] the inheritable and ambient sets end empty, so that a user other than root has none
+/// once the command is executed.
+pub(crate) fn drop_to(user: &User, capabilities: Capabilities) -> io::Result<()> {
+    if let Capabilities::Bounded(kept) = capabilities {
         bound(CapabilitySet::from_bits_retain(kept))?;
     }
     // Otherwise changing the user would empty the permitted set before it is set to the wanted one.
     set_keep_capabilities(true)?;
     set_ids(user).map_err(|error| explain(user, error))?;
     set_keep_capabilities(false)?;
-    if let Some(kept) = capabilities {
+    if let Capabilities::Bounded(kept) = capabilities {
         let has = rustix::thread::capabilities(None)?.permitted;
         let kept = CapabilitySet::from_bits_retain(kept) & has;
         let effective = if user.uid == 0 {
@@ -57,6 +71,23 @@ pub(crate) fn drop_to(user: &User, capabilities: Option<u64>) -> io::Result<()> 
         set_capabilities(None, sets)?;
     }
     clear_ambient_capability_set()?;
+    if capabilities == Capabilities::OfAnyone {
+        make_ambient()?;
+    }
+    Ok(())
+}
+
+/// Has all that this process may have survive the change to another program.
+fn make_ambient() -> io::Result<()> {
+    let all = rustix::thread::capabilities(None)?.permitted;
+    let sets = CapabilitySets {
+        effective: all,
+        permitted: all,
+        inheritable: all,
+    };
+    set_capabilities(None, sets)?;
+    all.iter()
+        .try_for_each(|one| configure_capability_in_ambient_set(one, true))?;
     Ok(())
 }
 

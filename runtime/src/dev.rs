@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, chmodat, chownat, fstat, makedev, mkdirat, mknodat,
@@ -151,14 +152,26 @@ pub(crate) fn host_device(device: &Device) -> io::Result<OwnedFd> {
     mount::clone_fd(node.as_fd())
 }
 
+/// Folders of `/dev` that are file systems of their own.
+const MOUNTED: [&str; 4] = ["pts", "shm", "mqueue", "hugepages"];
+
 /// Adds every device of the host that `/dev` does not have yet, for commands that are not confined.
 pub(crate) fn add_host_devices(root: BorrowedFd<'_>) -> io::Result<()> {
-    let dev = mount::open_plain(root, "dev")?;
-    for entry in std::fs::read_dir("/dev")? {
+    add_devices_of(Path::new("/dev"), mount::open_plain(root, "dev")?.as_fd())
+}
+
+fn add_devices_of(folder: &Path, dev: BorrowedFd<'_>) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() || kind.is_symlink() {
-            continue;
+        let (kind, name) = (entry.file_type()?, entry.file_name());
+        if kind.is_dir() && !MOUNTED.iter().any(|mounted| name == *mounted) {
+            match mkdirat(dev, &name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let below = openat(dev, &name, flags, Mode::empty())?;
+            add_devices_of(&entry.path(), below.as_fd())?;
         }
         let stat = rustix::fs::lstat(entry.path())?;
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -166,11 +179,10 @@ pub(crate) fn add_host_devices(root: BorrowedFd<'_>) -> io::Result<()> {
             continue;
         }
         let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-        match mknodat(&dev, entry.file_name(), kind, mode, stat.st_rdev) {
+        match mknodat(dev, &name, kind, mode, stat.st_rdev) {
             Ok(()) | Err(rustix::io::Errno::EXIST | rustix::io::Errno::PERM) => {}
             Err(error) => return Err(error.into()),
         }
     }
-    debug_assert!(rustix::fs::statat(&dev, "null", AtFlags::empty()).is_ok());
     Ok(())
 }

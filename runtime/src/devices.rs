@@ -14,14 +14,13 @@ use crate::spec::{Device, DeviceKind};
 use crate::sys::{self, DeviceInstruction};
 
 /// Character devices, with their minor numbers; none means any.
-const ALLOWED: [(u32, Option<u32>); 9] = [
+const ALLOWED: [(u32, Option<u32>); 8] = [
     (1, Some(3)), // null
     (1, Some(5)), // zero
     (1, Some(7)), // full
     (1, Some(8)), // random
     (1, Some(9)), // urandom
     (5, Some(0)), // tty
-    (5, Some(1)), // console
     (5, Some(2)), // ptmx
     (136, None),  // pts/*
 ];

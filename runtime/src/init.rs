@@ -46,6 +46,8 @@ pub(crate) enum Report {
 ///
 /// Where access to devices is not bounded otherwise, no device but those of the new `/dev` can be opened.
 pub(crate) fn main(socket: &OwnedFd, devices_bounded: bool) -> ! {
+    // A signal to the own process group (`kill 0`) shall reach neither the keeper nor other steps.
+    let _ = rustix::process::setsid();
     let code = match std::panic::catch_unwind(|| run(socket, devices_bounded)) {
         Ok(code) => code,
         Err(_) => {

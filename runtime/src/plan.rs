@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::caps::{self, Capabilities};
 use crate::spec::{Access, Device, Limits, Mount, MountKind, Network, RunSpec, Security};
 
 /// Index of a descriptor that travels with the steps.
@@ -147,8 +148,8 @@ pub(crate) enum Step {
     Seccomp,
     /// No program gives rights to who executes it.
     NoNewPrivileges,
-    /// Drops to the user and to this set of capabilities; `None` keeps all.
-    Privileges { capabilities: Option<u64> },
+    /// Drops to the user and to these capabilities.
+    Privileges { capabilities: Capabilities },
     /// Becomes the command.
     Exec {
         argv: Vec<String>,
@@ -356,11 +357,15 @@ impl Plan {
             });
         }
         self.steps.push(Step::Pivot);
-        self.command(spec, host, sandbox.then_some(crate::caps::DEFAULT));
+        let capabilities = match spec.security {
+            Security::Sandbox => Capabilities::Bounded(caps::DEFAULT),
+            Security::Insecure => Capabilities::OfAnyone,
+        };
+        self.command(spec, host, capabilities);
     }
 
     /// What comes when the root is there; with the filter of system calls if `capabilities` are bounded.
-    fn command(&mut self, spec: &RunSpec, host: Host, capabilities: Option<u64>) {
+    fn command(&mut self, spec: &RunSpec, host: Host, capabilities: Capabilities) {
         let ulimits = spec.limits.ulimits.iter();
         self.steps.push(Step::Ulimits(
             ulimits
@@ -374,7 +379,7 @@ impl Plan {
             more: spec.process.additional_groups.clone(),
         });
         self.steps.push(Step::Cwd(spec.process.cwd.clone()));
-        if capabilities.is_some() {
+        if matches!(capabilities, Capabilities::Bounded(_)) {
             // Before Privileges: without no_new_privs, loading a filter needs a capability that is dropped there.
             self.steps.push(Step::Seccomp);
         }
@@ -412,7 +417,7 @@ pub(crate) fn bare_plan(spec: &RunSpec, root: std::os::fd::OwnedFd) -> Result<Pl
         resources: vec![Resource::Directory(root)],
         steps: vec![Step::Keyring, Step::Chroot(FIRST)],
     };
-    plan.command(spec, Host::default(), None);
+    plan.command(spec, Host::default(), Capabilities::OfRoot);
     Ok(plan)
 }
 

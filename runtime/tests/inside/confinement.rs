@@ -239,13 +239,13 @@ fn dev_is_minimal(space: &Space) {
 }
 
 fn devices_cannot_be_opened(space: &Space) {
-    let script = "mknod /b b 254 0; mknod /m c 1 1; mknod /dev/d b 7 0; mknod /tun c 10 200
-        for d in /b /m /dev/d /tun; do head -c 1 $d 2>&1; done
+    let script = "mknod /b b 254 0; mknod /m c 1 1; mknod /dev/d b 7 0; mknod /tun c 10 200; mknod /console c 5 1
+        for d in /b /m /dev/d /tun /console; do head -c 1 $d 2>&1; done
         mknod /n c 1 3; echo x > /n && echo null works";
     let output = sh(space, script);
     assert_eq!(
         output.matches("peration not permitted").count(),
-        4,
+        5,
         "{output}"
     );
     assert!(output.ends_with("null works"), "{output}");
@@ -443,6 +443,18 @@ fn insecure_is_not_confined(space: &Space) {
         assert!(output.contains(expected), "{output}");
     }
     assert!(!output.contains("00000000a80425fb"), "{output}");
+    if space.identity == lapstrake_runtime::Identity::Root {
+        let mut spec =
+            space.sh("mount -t tmpfs x /tmp && id -u; test -c /dev/net/tun && echo deep");
+        spec.security = Security::Insecure;
+        spec.process.user = "1000".into();
+        let deep = if std::path::Path::new("/dev/net/tun").exists() {
+            "\ndeep"
+        } else {
+            ""
+        };
+        assert_eq!(outcome(&spec).ok(), format!("1000{deep}"), "another user");
+    }
 }
 
 /// The argument that makes this program try to overwrite itself.

@@ -310,8 +310,8 @@ fn nothing_is_inherited(space: &Space) {
         ),
         "/dev/null\n1"
     );
-    // No terminal: field 7 of stat.
-    assert_eq!(sh(space, "cut -d' ' -f7 /proc/self/stat"), "0");
+    // A process group and a session of its own, without a terminal.
+    assert_eq!(sh(space, "cut -d' ' -f5,6,7 /proc/self/stat"), "1 1 0");
     let keys = outcome(&space.sh("cat /proc/keys")).stdout;
     assert_eq!(keys, "");
 }
