@@ -44,7 +44,7 @@ pub trait Encoder {
     }
 
     /// A named list of names with values, in the order given.
-    fn pairs(&mut self, name: &'static str, pairs: &[(String, String)]) {
+    fn pairs(&mut self, name: &'static str, pairs: &[(&str, &str)]) {
         self.list(name, pairs.len());
         for (key, value) in pairs {
             self.text("name", key);
@@ -153,7 +153,7 @@ impl Encoder for Explainer {
     fn list(&mut self, _name: &'static str, _len: usize) {}
 
     /// Values of variables may be tokens: only their digests are noted.
-    fn pairs(&mut self, name: &'static str, pairs: &[(String, String)]) {
+    fn pairs(&mut self, name: &'static str, pairs: &[(&str, &str)]) {
         for (key, value) in pairs {
             self.part(&format!("{name} {key}"), digest_of(value.as_bytes()));
         }

@@ -1,23 +1,31 @@
 //! Variables in scope, in the order in which they were last set.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::plan::Variable;
 
 /// Names and values. Setting a name again moves it to the end, as in BuildKit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Env {
     /// By name: the place in `order`.
-    places: BTreeMap<String, usize>,
-    order: BTreeMap<usize, (String, String)>,
+    places: BTreeMap<Arc<str>, usize>,
+    order: BTreeMap<usize, Variable>,
     next: usize,
 }
 
 impl Env {
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        if let Some(old) = self.places.insert(name.to_owned(), self.next) {
-            self.order.remove(&old);
-        }
-        let entry = (name.to_owned(), value.to_owned());
-        self.order.insert(self.next, entry);
+        let name = match self.places.remove_entry(name) {
+            Some((name, place)) => {
+                self.order.remove(&place);
+                name
+            }
+            None => name.into(),
+        };
+        self.places.insert(Arc::clone(&name), self.next);
+        self.order.insert(self.next, (name, value.into()));
         self.next += 1;
     }
 
@@ -27,21 +35,16 @@ impl Env {
     }
 
     /// For the functions of [`crate::expand`].
-    pub(crate) fn lookup(&self, name: &str) -> Option<String> {
-        self.get(name).map(str::to_owned)
+    pub(crate) fn lookup(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.get(name).map(Cow::Borrowed)
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.places.keys().map(String::as_str)
+        self.places.keys().map(AsRef::as_ref)
     }
 
     /// All variables, in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(String, String)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Variable> {
         self.order.values()
-    }
-
-    /// [`Env::iter`], copied.
-    pub(crate) fn list(&self) -> Vec<(String, String)> {
-        self.iter().cloned().collect()
     }
 }

@@ -76,14 +76,11 @@ impl GitUrl {
             .as_ref()
             .map(|f| f.split_once(':').unwrap_or((f, "")))
         {
-            let subdir = paths::join("/", subdir);
             url.reference = some(reference);
-            url.subdir = some(subdir.trim_start_matches('/'));
+            url.subdir = some(&paths::below_root(subdir));
         }
         url.read_query(&query)?;
-        url.subdir = url
-            .subdir
-            .and_then(|dir| some(paths::join("/", &dir).trim_start_matches('/')));
+        url.subdir = url.subdir.and_then(|dir| some(&paths::below_root(&dir)));
         Ok(Some(url))
     }
 

@@ -17,7 +17,8 @@ pub(crate) struct Opener {
 
 /// Reads one shell word as an opener.
 pub(crate) fn opener(word: &str) -> Option<Opener> {
-    let (fd, rest) = word.split_once("<<")?;
+    let (fd, rest) = word.split_once('<')?;
+    let rest = rest.strip_prefix('<')?;
     if !fd.bytes().all(|byte| byte.is_ascii_digit()) || rest.contains('<') {
         return None;
     }

@@ -17,7 +17,9 @@ const BOM: char = '\u{feff}';
 pub(crate) struct Logical {
     /// The pieces joined, leading blanks of the first one dropped.
     pub(crate) text: String,
-    /// Where pieces begin, in `text` and in the source.
+    /// Where the text begins in the source.
+    start: usize,
+    /// Where the continuations begin, in `text` and in the source.
     pieces: Vec<(usize, usize)>,
     /// The end of the last physical line, without its line feed.
     end: usize,
@@ -51,13 +53,11 @@ impl Logical {
     }
 
     fn locate(&self, at: usize) -> usize {
-        let index = self
-            .pieces
-            .partition_point(|(start, _)| *start <= at)
-            .saturating_sub(1);
-        self.pieces
-            .get(index)
-            .map_or(0, |(start, source)| source + (at - start))
+        let after = self.pieces.partition_point(|(start, _)| *start <= at);
+        match self.pieces[..after].last() {
+            Some((start, source)) => source + (at - start),
+            None => self.start + at,
+        }
     }
 }
 
@@ -144,7 +144,8 @@ impl<'a> Lines<'a> {
             }
             let mut logical = Logical {
                 text: piece.to_owned(),
-                pieces: vec![(0, start)],
+                start,
+                pieces: Vec::new(),
                 end: start + trimmed.len(),
                 comments: std::mem::take(&mut self.comments),
                 blank: None,

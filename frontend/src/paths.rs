@@ -2,33 +2,77 @@
 
 /// The shortest equal path: no `.`, no inner `..`, no doubled or trailing slash. Empty becomes `.`.
 pub(crate) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            ".." if rooted => {}
-            _ => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
+    let mut walk = Walk::new(path.starts_with('/'), path.len());
+    walk.along(path);
+    walk.finish()
 }
 
 /// `path` below `base`, cleaned. An absolute `path` does not leave `base`.
 pub(crate) fn join(base: &str, path: &str) -> String {
-    match (base.is_empty(), path.is_empty()) {
-        (true, true) => String::new(),
-        (true, false) => clean(path),
-        (false, true) => clean(base),
-        (false, false) => clean(&format!("{base}/{path}")),
+    if base.is_empty() && path.is_empty() {
+        return String::new();
+    }
+    let absolute = if base.is_empty() { path } else { base }.starts_with('/');
+    let mut walk = Walk::new(absolute, base.len() + path.len() + 1);
+    walk.along(base);
+    walk.along(path);
+    walk.finish()
+}
+
+/// `path` as seen from the root that it cannot leave, cleaned, without the slash in front.
+pub(crate) fn below_root(path: &str) -> String {
+    let mut walk = Walk::new(true, path.len());
+    walk.along(path);
+    walk.path
+}
+
+/// A path that is put together part by part.
+struct Walk {
+    /// Without the slash in front.
+    path: String,
+    absolute: bool,
+    /// The length of the `..` at the beginning, which another `..` does not take back.
+    up: usize,
+}
+
+impl Walk {
+    fn new(absolute: bool, capacity: usize) -> Self {
+        Self {
+            path: String::with_capacity(capacity),
+            absolute,
+            up: 0,
+        }
+    }
+
+    fn along(&mut self, path: &str) {
+        for part in path.split('/') {
+            match part {
+                "" | "." => {}
+                ".." if self.path.len() > self.up => {
+                    let slash = self.path[self.up..].rfind('/').unwrap_or(0);
+                    self.path.truncate(self.up + slash);
+                }
+                ".." if self.absolute => {}
+                part => {
+                    if !self.path.is_empty() {
+                        self.path.push('/');
+                    }
+                    self.path.push_str(part);
+                    if part == ".." {
+                        self.up = self.path.len();
+                    }
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) -> String {
+        if self.absolute {
+            self.path.insert(0, '/');
+        } else if self.path.is_empty() {
+            self.path.push('.');
+        }
+        self.path
     }
 }
 
@@ -77,8 +121,13 @@ mod tests {
             ("/a/..", "/"),
             ("a/..", "."),
             ("./a", "a"),
+            ("../a/../../b/c/..", "../../b"),
+            ("/a/b/../../../c", "/c"),
         ] {
             assert_eq!(clean(path), want, "{path}");
+        }
+        for (path, want) in [("", ""), ("/", ""), ("/a/../../b/", "b"), ("a/./b", "a/b")] {
+            assert_eq!(below_root(path), want, "{path}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod dump;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::ignore::Ignore;
 use crate::image::{ImageConfig, ImageRef, Platform};
@@ -175,7 +176,7 @@ pub struct Run {
     /// A `#!` heredoc: name and text, mounted read-only and executable at `/dev/pipes/<name>`.
     pub script: Vec<(String, String)>,
     /// The environment in order: image ENV, then ARGs in scope.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<Variable>,
     /// Proxy variables: given to the process, but neither in the key nor in the history.
     pub proxy: Vec<(String, String)>,
     /// Absolute.
@@ -195,6 +196,9 @@ pub struct Run {
     /// The platform of the stage: foreign binaries need binfmt_misc.
     pub platform: Platform,
 }
+
+/// Name and value, in one place for all the steps that see it.
+pub type Variable = (Arc<str>, Arc<str>);
 
 /// Network of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

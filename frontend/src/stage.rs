@@ -65,6 +65,8 @@ pub struct Stage<'a> {
     pub context: Option<(&'a str, &'a NamedContext)>,
     /// The stages that `COPY --from` and `RUN --mount` take from, with the instruction.
     pub sources: Vec<(StageId, Span)>,
+    /// The images that they take from.
+    pub(crate) images: Vec<(ImageRef, Span)>,
     /// The variables in its `FROM`.
     pub(crate) uses: BTreeSet<String>,
 }
@@ -190,7 +192,8 @@ impl<'a> Stages<'a> {
 
     /// The stage of a name, in any case. Of several the last.
     pub fn find(&self, name: &str) -> Option<StageId> {
-        self.names.get(&name.to_lowercase()).copied()
+        let id = self.names.get(name);
+        id.or_else(|| self.names.get(&name.to_lowercase())).copied()
     }
 
     /// The stages that `target` is built from, itself included. `more` adds sources that only triggers name.
@@ -217,24 +220,15 @@ impl<'a> Stages<'a> {
         name: &str,
         platform: &Platform,
     ) -> Option<(&'a str, &'a NamedContext)> {
-        let name = normalize_context_name(name).ok()?;
         let contexts = &self.inputs.contexts;
+        if contexts.is_empty() {
+            return None;
+        }
+        let name = normalize_context_name(name).ok()?;
         let exact = contexts.get_key_value(&format!("{name}::{}", platform.normalized()));
         exact
             .or_else(|| contexts.get_key_value(&name))
             .map(|(name, context)| (name.as_str(), context))
-    }
-
-    /// What the `--from` of an instruction means.
-    pub(crate) fn resolve_in(
-        &self,
-        instruction: &Instruction,
-        from: &Spanned<String>,
-    ) -> Result<Named, Diagnostic> {
-        match instruction.kind {
-            Kind::Run(_) => self.resolve_mount(from),
-            _ => self.resolve(from),
-        }
     }
 
     /// What `RUN --mount=from=` means. Unlike `COPY`, it does not count stages: a number is an image's name. There is
@@ -333,37 +327,34 @@ impl<'a> Stages<'a> {
             if errors.len() >= MAX_ERRORS {
                 return;
             }
-            let mut sources = Vec::new();
+            let (mut sources, mut images) = (Vec::new(), Vec::new());
             for instruction in self.stages[index].instructions {
+                let span = instruction.span;
                 match self.sources(instruction) {
-                    Ok(found) => sources.extend(found.into_iter().map(|id| (id, instruction.span))),
+                    Ok(found) => found.into_iter().for_each(|named| match named {
+                        Named::Scratch => {}
+                        Named::Stage(id) => sources.push((id, span)),
+                        Named::Image(reference) => images.push((reference, span)),
+                    }),
                     Err(error) if errors.len() < MAX_ERRORS => errors.push(error),
                     Err(_) => break,
                 }
             }
-            if self.stages[index].context.is_none() {
-                self.stages[index].sources = sources;
+            let stage = &mut self.stages[index];
+            if stage.context.is_none() {
+                (stage.sources, stage.images) = (sources, images);
             }
         }
     }
 
-    /// The stages that an instruction takes from.
-    pub(crate) fn sources(&self, instruction: &Instruction) -> Result<Vec<StageId>, Diagnostic> {
+    /// What an instruction takes from.
+    pub(crate) fn sources(&self, instruction: &Instruction) -> Result<Vec<Named>, Diagnostic> {
         let named = instruction_sources(instruction)?;
-        let resolved = named
-            .iter()
-            .map(|from| self.resolve_in(instruction, from))
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(resolved
-            .into_iter()
-            .filter_map(|named| {
-                if let Named::Stage(id) = named {
-                    Some(id)
-                } else {
-                    None
-                }
-            })
-            .collect())
+        let resolved = named.iter().map(|from| match instruction.kind {
+            Kind::Run(_) => self.resolve_mount(from),
+            _ => self.resolve(from),
+        });
+        resolved.collect()
     }
 
     /// Follows the sources from every stage; a path that comes back to itself is an error. No recursion: a file may
@@ -415,9 +406,7 @@ impl<'a> Stages<'a> {
 }
 
 /// What an instruction names with `--from`, as written.
-pub(crate) fn instruction_sources(
-    instruction: &Instruction,
-) -> Result<Vec<Spanned<String>>, Diagnostic> {
+fn instruction_sources(instruction: &Instruction) -> Result<Vec<Spanned<String>>, Diagnostic> {
     match &instruction.kind {
         Kind::Copy(copy) => {
             let Some(from) = &copy.from else {

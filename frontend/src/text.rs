@@ -2,18 +2,44 @@
 
 /// `[a b]`.
 pub(crate) fn list<S: AsRef<str>>(items: &[S]) -> String {
-    let items: Vec<&str> = items.iter().map(AsRef::as_ref).collect();
-    format!("[{}]", items.join(" "))
+    let length = |item: &S| item.as_ref().len() + " ".len();
+    let length = items.iter().map(length).sum::<usize>() + "[]".len();
+    bracketed(items, length, |out, item| out.push_str(item))
 }
 
 /// `["a" "b"]`.
 pub(crate) fn quoted_list(items: &[String]) -> String {
-    list(&items.iter().map(|item| quote(item)).collect::<Vec<_>>())
+    let length = |item: &String| item.len() + "\"\" ".len();
+    let length = items.iter().map(length).sum::<usize>() + "[]".len();
+    bracketed(items, length, push_quoted)
+}
+
+fn bracketed<S: AsRef<str>>(
+    items: &[S],
+    length: usize,
+    push: impl Fn(&mut String, &str),
+) -> String {
+    let mut out = String::with_capacity(length);
+    out.push('[');
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(' ');
+        }
+        push(&mut out, item.as_ref());
+    }
+    out.push(']');
+    out
 }
 
 /// `"a"`, with what cannot be seen as an escape sequence.
 pub(crate) fn quote(text: &str) -> String {
-    let mut out = String::from('"');
+    let mut out = String::with_capacity(text.len() + "\"\"".len());
+    push_quoted(&mut out, text);
+    out
+}
+
+fn push_quoted(out: &mut String, text: &str) {
+    out.push('"');
     for c in text.chars() {
         match c {
             '"' => out.push_str("\\\""),
@@ -26,7 +52,7 @@ pub(crate) fn quote(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\u{b}' => out.push_str("\\v"),
             c if (c as u32) < 0x20 || c == '\u{7f}' => {
-                out += &format!("\\x{:02x}", c as u32);
+                *out += &format!("\\x{:02x}", c as u32);
             }
             c if !is_printable(c) => match c as u32 {
                 code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
@@ -36,7 +62,6 @@ pub(crate) fn quote(text: &str) -> String {
         }
     }
     out.push('"');
-    out
 }
 
 /// False for what cannot be seen: control and format characters, blanks other than the space, unassigned code points.

@@ -5,6 +5,7 @@
     clippy::disallowed_macros
 )]
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -42,13 +43,13 @@ fn table() {
             panic!("line {}: {line}", number + 1)
         };
         let (input, expected) = (decode(input), decode(expected));
-        let lookup = |name: &str| variables.get(name).cloned();
+        let lookup = |name: &str| variables.get(name).map(Cow::from);
         let actual = match kind {
-            "word" => word(&input, '\\', &lookup).map(|found| found.text),
-            "tick" => word(&input, '`', &lookup).map(|found| found.text),
+            "word" => word(&input, '\\', &lookup).map(|found| found.text.into_owned()),
+            "tick" => word(&input, '`', &lookup).map(|found| found.text.into_owned()),
             "words" => words(&input, '\\', &lookup).map(|found| found.words.join(",")),
-            "body" => body(&input, &lookup).map(|found| found.text),
-            "name" => Ok(display(&input, '\\', &lookup)),
+            "body" => body(&input, &lookup).map(|found| found.text.into_owned()),
+            "name" => Ok(display(&input, '\\', &lookup).into_owned()),
             _ => panic!("line {}: unknown kind {kind}", number + 1),
         };
         let actual = actual.unwrap_or_else(|error| format!("error: {error}"));
@@ -71,7 +72,7 @@ fn table() {
 
 #[test]
 fn names_are_reported() {
-    let lookup = |name: &str| ["A", "B"].contains(&name).then(|| "x".to_owned());
+    let lookup = |name: &str| ["A", "B"].contains(&name).then(|| "x".into());
     let found = word("$A ${B:-$C} ${D+$E} '$F' \\$G ${A/${H}/}", '\\', &lookup).unwrap();
     assert_eq!(found.used.into_iter().collect::<Vec<_>>(), ["A", "B"]);
     assert_eq!(
@@ -83,7 +84,7 @@ fn names_are_reported() {
 #[test]
 fn growth_is_bounded() {
     let big = "x".repeat(600_000);
-    let lookup = |_: &str| Some(big.clone());
+    let lookup = |_: &str| Some(Cow::from(&big));
     assert!(word("$A", '\\', &lookup).is_ok());
     for text in ["$A$A", "\"$A$A\"", "${A//x/xx}", "${A:+$A$A}"] {
         let error = word(text, '\\', &lookup).unwrap_err();

@@ -7,9 +7,9 @@ use lapstrake_frontend::plan::Sharing;
 use lapstrake_frontend::{MountError, MountKind, MountSpec, mount_from, parse, parse_mount};
 
 fn read(value: &str) -> Result<MountSpec, MountError> {
-    let lookup = |name: &str| (name == "V").then(|| "value".to_owned());
+    let lookup = |name: &str| (name == "V").then(|| "value".into());
     parse_mount(value, &mut |word| {
-        expand::word(word, '\\', &lookup).map(|found| found.text)
+        expand::word(word, '\\', &lookup).map(|found| found.text.into_owned())
     })
 }
 

@@ -377,9 +377,8 @@ fn render(source: Option<&Source>, diagnostics: &[Diagnostic]) -> String {
     let rendered = diagnostics
         .iter()
         .map(|found| found.render(&source.name, &source.text, Color::Plain));
-    let mut text = redact(&rendered.collect::<Vec<_>>().join("\n\n"));
-    text.push('\n');
-    text
+    let text = rendered.collect::<Vec<_>>().join("\n\n") + "\n";
+    redact(&text).into_owned()
 }
 
 fn failure(

@@ -67,8 +67,8 @@ pub(crate) fn run(
     } = visible;
     encoder.field("base", &base.0);
     encoder.texts("argv", argv);
-    encoder.pairs("script", script);
-    encoder.pairs("env", env);
+    encoder.pairs("script", &borrowed(script));
+    encoder.pairs("env", &borrowed(env));
     encoder.text("cwd", cwd);
     encoder.text("user", user);
     encoder.text("network", network_name(*network));
@@ -331,6 +331,11 @@ fn encode_platform(encoder: &mut dyn Encoder, platform: &Platform) {
     encoder.text("architecture", architecture);
     encoder.optional("variant", variant.as_deref().map(str::as_bytes));
     encoder.optional("os version", os_version.as_deref().map(str::as_bytes));
+}
+
+fn borrowed<S: AsRef<str>>(pairs: &[(S, S)]) -> Vec<(&str, &str)> {
+    let pairs = pairs.iter();
+    pairs.map(|(a, b)| (a.as_ref(), b.as_ref())).collect()
 }
 
 fn network_name(network: Network) -> &'static str {

@@ -87,8 +87,9 @@ pub(super) fn run(ops: &Ops, task: &Task, run: &Run, base: &Chain, job: &RunJob)
 }
 
 fn process(run: &Run) -> Process {
-    let mut env = run.env.clone();
-    env.extend(run.proxy.iter().cloned());
+    let env = run.env.iter();
+    let env = env.map(|(name, value)| (name.to_string(), value.to_string()));
+    let env = env.chain(run.proxy.iter().cloned()).collect();
     Process {
         argv: run.argv.clone(),
         env,

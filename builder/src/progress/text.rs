@@ -60,7 +60,7 @@ pub(crate) fn causes(error: &anyhow::Error) -> String {
             all.push_str(&cause);
         }
     }
-    redact(&all)
+    redact(&all).into_owned()
 }
 
 /// A name or an error as one line: every control character, line ends included, is shown as an escape.

@@ -154,7 +154,7 @@ fn explanations_name_variables_but_do_not_show_them() {
     explainer.group("mount /x");
     explainer.text("id", "a");
     explainer.group("");
-    explainer.pairs("env", &[("TOKEN".to_owned(), "secret".to_owned())]);
+    explainer.pairs("env", &[("TOKEN", "secret")]);
     let parts = explainer.finish();
     assert_eq!((&*parts[0].name, &*parts[0].value), ("mount /x id", "a"));
     assert_eq!(parts[1].name, "env TOKEN");

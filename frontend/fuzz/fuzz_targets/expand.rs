@@ -6,9 +6,9 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let lookup = |name: &str| match name {
-        "A" => Some("a/b*c?d\\e\nf".to_owned()),
-        "B" => Some("x".repeat(1000)),
-        "C" => Some(String::new()),
+        "A" => Some("a/b*c?d\\e\nf".into()),
+        "B" => Some("x".repeat(1000).into()),
+        "C" => Some("".into()),
         _ => None,
     };
     if let Ok(found) = expand::word(text, '\\', &lookup) {

@@ -1,5 +1,6 @@
 //! Reads a text character by character, and expands on the way.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::pattern::{End, Extent, Pattern, PatternError, Work};
@@ -59,20 +60,20 @@ impl Splitter {
 }
 
 /// One pass over one text.
-pub(super) struct Lexer<'a> {
+pub(super) struct Lexer<'a, 'l> {
     text: &'a str,
     at: usize,
     escape: char,
     mode: Mode,
-    lookup: Lookup<'a>,
-    pub(super) used: BTreeSet<String>,
-    pub(super) unset: BTreeSet<String>,
+    lookup: Lookup<'l>,
+    pub(super) used: BTreeSet<&'a str>,
+    pub(super) unset: BTreeSet<&'a str>,
     depth: usize,
     work: Work,
 }
 
-impl<'a> Lexer<'a> {
-    pub(super) fn new(text: &'a str, escape: char, mode: Mode, lookup: Lookup<'a>) -> Self {
+impl<'a, 'l> Lexer<'a, 'l> {
+    pub(super) fn new(text: &'a str, escape: char, mode: Mode, lookup: Lookup<'l>) -> Self {
         let (used, unset) = (BTreeSet::new(), BTreeSet::new());
         Self {
             text,
@@ -87,16 +88,32 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Expands the whole text.
-    pub(super) fn run(&mut self) -> Result<String, ExpandError> {
-        self.until(None, self.mode.keep_escapes, None)
+    /// Expands the whole text. One that has nothing to expand is left where it is.
+    pub(super) fn run(&mut self) -> Result<Cow<'a, str>, ExpandError> {
+        let plain = self.plain(None);
+        if plain.len() == self.text.len() {
+            return Ok(Cow::Borrowed(plain));
+        }
+        let mut result = String::with_capacity(2 * self.text.len());
+        result.push_str(plain);
+        self.until(None, None, &mut result)?;
+        Ok(Cow::Owned(result))
     }
 
     /// Expands the whole text and splits it into words.
     pub(super) fn split(&mut self) -> Result<Vec<String>, ExpandError> {
         let mut splitter = Splitter::default();
-        self.until(None, self.mode.keep_escapes, Some(&mut splitter))?;
+        self.until(None, Some(&mut splitter), &mut String::new())?;
         Ok(splitter.finish())
+    }
+
+    /// Expands a part of a modifier, up to `stop`.
+    fn part(&mut self, stop: char, keep_escapes: bool) -> Result<String, ExpandError> {
+        let outer = std::mem::replace(&mut self.mode.keep_escapes, keep_escapes);
+        let mut result = String::new();
+        self.until(Some(stop), None, &mut result)?;
+        self.mode.keep_escapes = outer;
+        Ok(result)
     }
 
     fn peek(&self) -> Option<char> {
@@ -147,30 +164,32 @@ impl<'a> Lexer<'a> {
     fn until(
         &mut self,
         stop: Option<char>,
-        keep_escapes: bool,
         mut splitter: Option<&mut Splitter>,
-    ) -> Result<String, ExpandError> {
-        let outer = std::mem::replace(&mut self.mode.keep_escapes, keep_escapes);
+        result: &mut String,
+    ) -> Result<(), ExpandError> {
         let begin = self.at;
-        let mut result = String::new();
-        while let Some(ch) = self.peek() {
-            if stop == Some(ch) {
-                self.at += ch.len_utf8();
-                self.mode.keep_escapes = outer;
-                return Ok(result);
+        loop {
+            let plain = self.plain(stop);
+            result.push_str(plain);
+            if let Some(splitter) = &mut splitter {
+                splitter.unquoted(plain);
             }
             let from = result.len();
             let mut quoted = true;
-            match ch {
-                '$' => {
-                    result.push_str(&self.dollar()?);
-                    self.check_size(&result)?;
+            match self.peek() {
+                None => break,
+                ch if ch == stop => {
+                    self.next();
+                    return Ok(());
+                }
+                Some('$') => {
+                    self.dollar(result)?;
                     quoted = false;
                 }
-                '<' => self.opener(&mut result),
-                '\'' if !self.mode.quotes_are_text => self.single_quoted(&mut result)?,
-                '"' if !self.mode.quotes_are_text => self.double_quoted(&mut result)?,
-                _ => quoted = self.plain(&mut result),
+                Some('<') => self.opener(result),
+                Some('\'') if !self.mode.quotes_are_text => self.single_quoted(result)?,
+                Some('"') if !self.mode.quotes_are_text => self.double_quoted(result)?,
+                Some(_) => self.escaped(result),
             }
             if let Some(splitter) = &mut splitter {
                 match quoted {
@@ -179,25 +198,37 @@ impl<'a> Lexer<'a> {
                 }
             }
         }
-        self.mode.keep_escapes = outer;
         match stop {
-            None => Ok(result),
+            None => Ok(()),
             Some(stop) => Err(self.error(begin, format!("syntax error: missing '{stop}'"))),
         }
     }
 
-    /// One character, or an escape character and the next. True if escaped.
-    fn plain(&mut self, result: &mut String) -> bool {
-        let Some(ch) = self.next() else { return false };
-        if ch != self.escape {
-            result.push(ch);
-            return false;
-        }
-        if self.mode.keep_escapes {
-            result.push(ch);
-        }
+    /// The text up to the next character that means something, which is most of a text.
+    fn plain(&mut self, stop: Option<char>) -> &'a str {
+        let quotes = !self.mode.quotes_are_text;
+        self.take_until(|ch| match ch {
+            '$' | '<' => true,
+            '\'' | '"' => quotes,
+            _ => stop == Some(ch),
+        })
+    }
+
+    /// The text up to the next escape character or to what else is `special`.
+    fn take_until(&mut self, special: impl Fn(char) -> bool) -> &'a str {
+        let (text, escape) = (self.text, self.escape);
+        let rest = &text[self.at..];
+        let end = rest.find(|ch| ch == escape || special(ch));
+        let plain = &rest[..end.unwrap_or(rest.len())];
+        self.at += plain.len();
+        plain
+    }
+
+    /// An escape character and the next.
+    fn escaped(&mut self, result: &mut String) {
+        let escape = self.next().filter(|_| self.mode.keep_escapes);
+        result.extend(escape);
         result.extend(self.next());
-        true
     }
 
     /// The blanks between `<<` and the word of a heredoc do not end a word.
@@ -236,6 +267,7 @@ impl<'a> Lexer<'a> {
             result.push('"');
         }
         loop {
+            result.push_str(self.take_until(|ch| matches!(ch, '"' | '$')));
             match self.peek() {
                 None => {
                     let message =
@@ -249,26 +281,17 @@ impl<'a> Lexer<'a> {
                     }
                     return Ok(());
                 }
-                Some('$') => {
-                    result.push_str(&self.dollar()?);
-                    self.check_size(result)?;
-                }
-                Some(ch) => {
-                    self.at += ch.len_utf8();
-                    self.quoted_char(ch, result);
-                }
+                Some('$') => self.dollar(result)?,
+                Some(_) => self.escaped_in_quotes(result),
             }
         }
     }
 
     /// Inside double quotes only `"`, `$` and the escape character itself can be escaped.
-    fn quoted_char(&mut self, ch: char, result: &mut String) {
-        if ch != self.escape {
-            result.push(ch);
-            return;
-        }
+    fn escaped_in_quotes(&mut self, result: &mut String) {
+        let escape = self.next();
         if self.mode.keep_escapes {
-            result.push(ch);
+            result.extend(escape);
         }
         match self.peek() {
             None => {}
@@ -276,35 +299,47 @@ impl<'a> Lexer<'a> {
                 self.at += next.len_utf8();
                 result.push(next);
             }
-            Some(_) => result.push(ch),
+            Some(_) => result.extend(escape),
         }
     }
 
     /// `$name`, `${…}` or a lone `$`.
-    fn dollar(&mut self) -> Result<String, ExpandError> {
+    fn dollar(&mut self, result: &mut String) -> Result<(), ExpandError> {
         let begin = self.at;
         self.at += 1;
-        if !self.eat('{') {
-            let name = self.name();
-            if name.is_empty() {
-                return Ok("$".to_owned());
+        if self.eat('{') {
+            self.depth += 1;
+            if self.depth > MAX_DEPTH {
+                return Err(self.error(begin, "the expansion is nested too deep"));
             }
-            return Ok(match self.get(begin, &name)? {
-                None if self.mode.keep_unset => format!("${name}"),
-                value => value.unwrap_or_default(),
-            });
+            self.braces(begin, result)?;
+            self.depth -= 1;
+        } else {
+            match self.name() {
+                "" => result.push('$'),
+                name => self.variable(begin, name, result)?,
+            }
         }
-        self.depth += 1;
-        if self.depth > MAX_DEPTH {
-            return Err(self.error(begin, "the expansion is nested too deep"));
+        self.check_size(result)
+    }
+
+    /// The value of a variable, written between `begin` and here.
+    fn variable(
+        &mut self,
+        begin: usize,
+        name: &'a str,
+        result: &mut String,
+    ) -> Result<(), ExpandError> {
+        match self.get(begin, name)? {
+            Some(value) => result.push_str(&value),
+            None if self.mode.keep_unset => result.push_str(&self.text[begin..self.at]),
+            None => {}
         }
-        let result = self.braces(begin);
-        self.depth -= 1;
-        result
+        Ok(())
     }
 
     /// After `${`.
-    fn braces(&mut self, begin: usize) -> Result<String, ExpandError> {
+    fn braces(&mut self, begin: usize, result: &mut String) -> Result<(), ExpandError> {
         match self.peek() {
             None => return Err(self.error(begin, "syntax error: missing '}'")),
             Some('{' | '}' | ':') => {
@@ -314,22 +349,21 @@ impl<'a> Lexer<'a> {
         }
         let name = self.name();
         let modifier_at = self.at;
-        match self.next() {
-            None => Err(self.error(begin, "syntax error: missing '}'")),
-            Some('}') => Ok(match self.get(begin, &name)? {
-                None if self.mode.keep_unset => format!("${{{name}}}"),
-                value => value.unwrap_or_default(),
-            }),
-            Some('/') => self.replacement(begin, &name),
+        let text = match self.next() {
+            None => return Err(self.error(begin, "syntax error: missing '}'")),
+            Some('}') => return self.variable(begin, name, result),
+            Some('/') => self.replacement(begin, name)?,
             Some(modifier @ ('+' | '-' | '?' | '#' | '%')) => {
-                self.modified(begin, &name, modifier, false)
+                self.modified(begin, name, modifier, false)?
             }
             Some(':') => match self.next() {
-                Some(modifier @ ('+' | '-' | '?')) => self.modified(begin, &name, modifier, true),
-                _ => Err(self.bad_modifier(modifier_at)),
+                Some(modifier @ ('+' | '-' | '?')) => self.modified(begin, name, modifier, true)?,
+                _ => return Err(self.bad_modifier(modifier_at)),
             },
-            Some(_) => Err(self.bad_modifier(modifier_at)),
-        }
+            Some(_) => return Err(self.bad_modifier(modifier_at)),
+        };
+        result.push_str(&text);
+        Ok(())
     }
 
     fn bad_modifier(&self, offset: usize) -> ExpandError {
@@ -344,11 +378,11 @@ impl<'a> Lexer<'a> {
     fn modified(
         &mut self,
         begin: usize,
-        name: &str,
+        name: &'a str,
         modifier: char,
         or_empty: bool,
     ) -> Result<String, ExpandError> {
-        let word = self.until(Some('}'), matches!(modifier, '#' | '%'), None)?;
+        let word = self.part('}', matches!(modifier, '#' | '%'))?;
         let value = self.get(begin, name)?;
         let colon = if or_empty { ":" } else { "" };
         if value.is_none() && self.mode.keep_unset {
@@ -369,7 +403,7 @@ impl<'a> Lexer<'a> {
             }
             '#' => self.trim(begin, &value.unwrap_or_default(), &word, End::Front),
             '%' => self.trim(begin, &value.unwrap_or_default(), &word, End::Back),
-            _ => Ok(value.unwrap_or_default()),
+            _ => Ok(value.unwrap_or_default().into_owned()),
         }
     }
 
@@ -397,10 +431,10 @@ impl<'a> Lexer<'a> {
     }
 
     /// After `${name/`.
-    fn replacement(&mut self, begin: usize, name: &str) -> Result<String, ExpandError> {
+    fn replacement(&mut self, begin: usize, name: &'a str) -> Result<String, ExpandError> {
         let all = self.eat('/');
-        let pattern = self.until(Some('/'), true, None)?;
-        let with = self.until(Some('}'), true, None)?;
+        let pattern = self.part('/', true)?;
+        let with = self.part('}', true)?;
         let value = self.get(begin, name)?;
         if value.is_none() && self.mode.keep_unset {
             return Ok(format!("${{{name}/{pattern}/{with}}}"));
@@ -413,29 +447,28 @@ impl<'a> Lexer<'a> {
     }
 
     /// A name, a number or one special character; empty if there is none.
-    fn name(&mut self) -> String {
-        let begin = self.at;
-        let rest = &self.text[begin..];
+    fn name(&mut self) -> &'a str {
+        let text = self.text;
+        let rest = &text[self.at..];
         let length = match rest.chars().next() {
             Some(ch) if ch.is_numeric() => rest.find(|ch: char| !ch.is_numeric()),
             Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => Some(1),
             _ => rest.find(|ch: char| !ch.is_alphanumeric() && ch != '_'),
         };
-        self.at += length.unwrap_or(rest.len());
-        self.text[begin..self.at].to_owned()
+        let name = &rest[..length.unwrap_or(rest.len())];
+        self.at += name.len();
+        name
     }
 
-    fn get(&mut self, begin: usize, name: &str) -> Result<Option<String>, ExpandError> {
+    fn get(&mut self, begin: usize, name: &'a str) -> Result<Option<Cow<'l, str>>, ExpandError> {
         let value = (self.lookup)(name);
         let names = if value.is_some() {
             &mut self.used
         } else {
             &mut self.unset
         };
-        if !names.contains(name) {
-            names.insert(name.to_owned());
-        }
-        let length = value.as_ref().map_or(0, String::len);
+        names.insert(name);
+        let length = value.as_ref().map_or(0, |value| value.len());
         self.work
             .spend(length)
             .map_err(|error| self.pattern_error(begin, "", &error))?;

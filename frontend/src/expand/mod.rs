@@ -7,6 +7,7 @@
 mod lexer;
 mod pattern;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -17,28 +18,28 @@ use lexer::Lexer;
 pub(crate) use lexer::Mode;
 
 /// Looks a variable up; `None` is unset.
-pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<Cow<'a, str>>;
 
-/// An expanded text, and what it took.
+/// An expanded text, and what it took. Names are parts of the raw text.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Expansion {
+pub struct Expansion<'a> {
     /// The text, quotes removed.
-    pub text: String,
+    pub text: Cow<'a, str>,
     /// The variables that were looked up and are set.
-    pub used: BTreeSet<String>,
+    pub used: BTreeSet<&'a str>,
     /// The variables that were looked up and are not set.
-    pub unset: BTreeSet<String>,
+    pub unset: BTreeSet<&'a str>,
 }
 
 /// Expanded words, and what it took.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Words {
+pub struct Words<'a> {
     /// The words, quotes removed. A variable's value is split at blanks where it was not quoted.
     pub words: Vec<String>,
     /// The variables that were looked up and are set.
-    pub used: BTreeSet<String>,
+    pub used: BTreeSet<&'a str>,
     /// The variables that were looked up and are not set.
-    pub unset: BTreeSet<String>,
+    pub unset: BTreeSet<&'a str>,
 }
 
 /// Why a text could not be expanded.
@@ -67,18 +68,16 @@ impl ExpandError {
 }
 
 /// Expands one word: quotes are removed, variables are not split.
-pub fn word(raw: &str, escape: char, lookup: Lookup<'_>) -> Result<Expansion, ExpandError> {
-    let mut lexer = Lexer::new(raw, escape, Mode::default(), lookup);
-    let text = lexer.run()?;
-    Ok(Expansion {
-        text,
-        used: lexer.used,
-        unset: lexer.unset,
-    })
+pub fn word<'a>(
+    raw: &'a str,
+    escape: char,
+    lookup: Lookup<'_>,
+) -> Result<Expansion<'a>, ExpandError> {
+    expand(Lexer::new(raw, escape, Mode::default(), lookup))
 }
 
 /// Expands a text and splits the result into words, as `EXPOSE` does.
-pub fn words(raw: &str, escape: char, lookup: Lookup<'_>) -> Result<Words, ExpandError> {
+pub fn words<'a>(raw: &'a str, escape: char, lookup: Lookup<'_>) -> Result<Words<'a>, ExpandError> {
     let mut lexer = Lexer::new(raw, escape, Mode::default(), lookup);
     let words = lexer.split()?;
     Ok(Words {
@@ -89,12 +88,15 @@ pub fn words(raw: &str, escape: char, lookup: Lookup<'_>) -> Result<Words, Expan
 }
 
 /// Expands a heredoc body: quotes are text, `\` escapes whatever the file's escape character is.
-pub fn body(raw: &str, lookup: Lookup<'_>) -> Result<Expansion, ExpandError> {
+pub fn body<'a>(raw: &'a str, lookup: Lookup<'_>) -> Result<Expansion<'a>, ExpandError> {
     let mode = Mode {
         quotes_are_text: true,
         ..Mode::default()
     };
-    let mut lexer = Lexer::new(raw, '\\', mode, lookup);
+    expand(Lexer::new(raw, '\\', mode, lookup))
+}
+
+fn expand<'a>(mut lexer: Lexer<'a, '_>) -> Result<Expansion<'a>, ExpandError> {
     let text = lexer.run()?;
     Ok(Expansion {
         text,
@@ -104,7 +106,7 @@ pub fn body(raw: &str, lookup: Lookup<'_>) -> Result<Expansion, ExpandError> {
 }
 
 /// Expands a text for display: quotes and unset variables stay. A text with errors is shown as it is.
-pub fn display(raw: &str, escape: char, lookup: Lookup<'_>) -> String {
+pub fn display<'a>(raw: &'a str, escape: char, lookup: Lookup<'_>) -> Cow<'a, str> {
     let mode = Mode {
         keep_quotes: true,
         keep_unset: true,
@@ -112,7 +114,7 @@ pub fn display(raw: &str, escape: char, lookup: Lookup<'_>) -> String {
     };
     Lexer::new(raw, escape, mode, lookup)
         .run()
-        .unwrap_or_else(|_| raw.to_owned())
+        .unwrap_or(Cow::Borrowed(raw))
 }
 
 /// Splits a line into words without expanding anything, for the search for heredocs.

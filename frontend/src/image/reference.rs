@@ -73,6 +73,11 @@ impl fmt::Display for InvalidReference {
 impl std::error::Error for InvalidReference {}
 
 impl ImageRef {
+    /// Whether a text is a reference.
+    pub(crate) fn check(text: &str) -> Result<(), InvalidReference> {
+        Parts::read(text).map(drop)
+    }
+
     /// The name without tag and digest: `docker.io/library/alpine`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
@@ -117,7 +122,7 @@ impl FromStr for ImageRef {
     type Err = InvalidReference;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut reference = parse(text)?;
+        let mut reference = Parts::read(text)?.reference();
         if reference.tag.is_none() && reference.digest.is_none() {
             reference.tag = Some(DEFAULT_TAG.to_owned());
         }
@@ -131,38 +136,61 @@ pub fn normalize_context_name(name: &str) -> Result<String, InvalidReference> {
     if let Some((name, platform)) = name.split_once("::") {
         return Ok(format!("{}::{platform}", normalize_context_name(name)?));
     }
-    let text = parse(name)?.to_string();
+    let text = Parts::read(name)?.reference().to_string();
     Ok(text.strip_suffix(":latest").unwrap_or(&text).to_owned())
 }
 
-/// Reads a reference, leaving out the default tag.
-fn parse(text: &str) -> Result<ImageRef, InvalidReference> {
-    if text.len() == 64 && text.bytes().all(is_lower_hex) {
-        return Err(InvalidReference::LooksLikeId(text.to_owned()));
+/// A reference taken apart, without the default tag.
+struct Parts<'a> {
+    registry: &'a str,
+    /// `library/` of an official image.
+    prefix: &'static str,
+    repository: &'a str,
+    tag: Option<&'a str>,
+    digest: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn read(text: &'a str) -> Result<Self, InvalidReference> {
+        if text.len() == 64 && text.bytes().all(is_lower_hex) {
+            return Err(InvalidReference::LooksLikeId(text.to_owned()));
+        }
+        let (registry, rest) = split_registry(text);
+        let official = registry == DEFAULT_REGISTRY && !rest.contains('/');
+        let prefix = if official { OFFICIAL } else { "" };
+        let lowered = rest.split(':').next().unwrap_or_default();
+        if has_upper_case(lowered) {
+            return Err(InvalidReference::UpperCase(format!("{prefix}{lowered}")));
+        }
+        let (rest, digest) = split_optional(rest, '@');
+        let (repository, tag) = split_optional(rest, ':');
+        if !is_registry(registry)
+            || !repository.split('/').all(is_component)
+            || tag.is_some_and(|tag| !is_tag(tag))
+        {
+            return Err(InvalidReference::Format);
+        }
+        if prefix.len() + repository.len() > MAX_REPOSITORY {
+            return Err(InvalidReference::TooLong);
+        }
+        digest.map_or(Ok(()), check_digest)?;
+        Ok(Self {
+            registry,
+            prefix,
+            repository,
+            tag,
+            digest,
+        })
     }
-    let (registry, rest) = split_registry(text);
-    let lowered = rest.split(':').next().unwrap_or_default();
-    if lowered.chars().any(|c| c.to_lowercase().ne([c])) {
-        return Err(InvalidReference::UpperCase(lowered.to_owned()));
+
+    fn reference(self) -> ImageRef {
+        ImageRef {
+            registry: self.registry.to_owned(),
+            repository: [self.prefix, self.repository].concat(),
+            tag: self.tag.map(str::to_owned),
+            digest: self.digest.map(str::to_owned),
+        }
     }
-    let (rest, digest) = split_optional(&rest, '@');
-    let (repository, tag) = split_optional(rest, ':');
-    if !is_registry(&registry)
-        || !repository.split('/').all(is_component)
-        || tag.is_some_and(|tag| !is_tag(tag))
-    {
-        return Err(InvalidReference::Format);
-    }
-    if repository.len() > MAX_REPOSITORY {
-        return Err(InvalidReference::TooLong);
-    }
-    digest.map_or(Ok(()), check_digest)?;
-    Ok(ImageRef {
-        registry,
-        repository: repository.to_owned(),
-        tag: tag.map(str::to_owned),
-        digest: digest.map(str::to_owned),
-    })
 }
 
 fn split_optional(text: &str, separator: char) -> (&str, Option<&str>) {
@@ -172,24 +200,22 @@ fn split_optional(text: &str, separator: char) -> (&str, Option<&str>) {
     }
 }
 
-/// Tells the registry from the first part of a path, and fills in what Docker Hub's short names leave out.
-fn split_registry(text: &str) -> (String, String) {
-    let (registry, rest) = match text.split_once('/') {
+/// Tells the registry from the first part of a path.
+fn split_registry(text: &str) -> (&str, &str) {
+    match text.split_once('/') {
         Some((LEGACY_REGISTRY, rest)) => (DEFAULT_REGISTRY, rest),
         Some((first, rest)) if names_a_host(first) => (first, rest),
         _ => (DEFAULT_REGISTRY, text),
-    };
-    if registry == DEFAULT_REGISTRY && !rest.contains('/') {
-        return (registry.to_owned(), format!("{OFFICIAL}{rest}"));
     }
-    (registry.to_owned(), rest.to_owned())
 }
 
 /// Upper case cannot be a repository, so that it must be a host.
 fn names_a_host(first: &str) -> bool {
-    first == "localhost"
-        || first.contains(['.', ':'])
-        || first.chars().any(|c| c.to_lowercase().ne([c]))
+    first == "localhost" || first.contains(['.', ':']) || has_upper_case(first)
+}
+
+fn has_upper_case(text: &str) -> bool {
+    text.chars().any(|c| c.to_lowercase().ne([c]))
 }
 
 fn is_registry(text: &str) -> bool {

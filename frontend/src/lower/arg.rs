@@ -1,5 +1,7 @@
 //! `ARG`.
 
+use std::borrow::Cow;
+
 use super::{Lowering, State};
 use crate::ast::{ArgDefault, Instruction};
 use crate::diag::Diagnostic;
@@ -15,12 +17,12 @@ impl Lowering<'_> {
         instruction: &Instruction,
         args: &[ArgDefault],
     ) -> Result<(), Diagnostic> {
-        let mut declared = Vec::new();
+        let mut declared = "ARG".to_owned();
         for arg in args {
             let name = arg.name.value.as_str();
             // A default that cannot be expanded does no harm where it is not used.
             let value = match (self.inputs.build_args.get(name), &arg.default) {
-                (Some(given), _) => Some(given.clone()),
+                (Some(given), _) => Some(Cow::from(given)),
                 (None, Some(default)) => Some(self.expand(state, default)?),
                 (None, None) => self.stages.globals.lookup(name),
             };
@@ -30,13 +32,13 @@ impl Lowering<'_> {
             let given = self.inputs.build_args.contains_key(name);
             let from_global = !given && arg.default.is_none() && value.is_some();
             state.note_arg(instruction, name, value.as_deref(), from_global);
-            declared.push(match &value {
-                Some(value) => format!("{name}={value}"),
-                None => name.to_owned(),
-            });
-            state.declare(name, value);
+            declared.extend([" ", name]);
+            if let Some(value) = &value {
+                declared.extend(["=", value]);
+            }
+            state.declare(name, value.map(Cow::into_owned));
         }
-        state.record(format!("ARG {}", declared.join(" ")));
+        state.record(declared);
         Ok(())
     }
 }

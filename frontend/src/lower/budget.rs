@@ -121,7 +121,7 @@ fn strings(all: &[String]) -> usize {
     all.iter().map(|text| text.len() + ENTRY / 2).sum()
 }
 
-fn pairs<'a>(all: impl Iterator<Item = &'a (String, String)>) -> usize {
-    all.map(|(name, value)| ENTRY + name.len() + value.len())
+fn pairs<'a, S: AsRef<str> + 'a>(all: impl Iterator<Item = &'a (S, S)>) -> usize {
+    all.map(|(name, value)| ENTRY + name.as_ref().len() + value.as_ref().len())
         .sum()
 }

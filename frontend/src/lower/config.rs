@@ -1,5 +1,7 @@
 //! The instructions that change only the image's config, and `WORKDIR`, which also makes the directory.
 
+use std::borrow::Cow;
+
 use serde_json::json;
 
 use super::{Lowering, State, signal};
@@ -11,9 +13,12 @@ use crate::plan::{MakeDir, Op};
 use crate::span::Spanned;
 use crate::text::{duration, list, quoted_list};
 
+/// Name and value of an `ENV` or `LABEL`, expanded.
+type Pair<'t> = (Cow<'t, str>, Cow<'t, str>);
+
 impl Lowering<'_> {
     /// All values are expanded with what was in scope before the line.
-    fn pairs(&self, state: &mut State, pairs: &Pairs) -> Result<Vec<(String, String)>, Diagnostic> {
+    fn pairs<'t>(&self, state: &mut State, pairs: &'t Pairs) -> Result<Vec<Pair<'t>>, Diagnostic> {
         let pairs = pairs.pairs.iter();
         pairs
             .map(|(name, value)| Ok((self.expand(state, name)?, self.expand(state, value)?)))
@@ -29,14 +34,16 @@ impl Lowering<'_> {
             }
             state.set_env(name, value);
         }
-        state.record(format!("ENV{}", joined(&pairs)));
+        state.record(recorded("ENV", &pairs));
         Ok(())
     }
 
     pub(super) fn label(&self, state: &mut State, pairs: &Pairs) -> Result<(), Diagnostic> {
         let pairs = self.pairs(state, pairs)?;
-        state.config.config.labels.extend(pairs.iter().cloned());
-        state.record(format!("LABEL{}", joined(&pairs)));
+        state.record(recorded("LABEL", &pairs));
+        let labels = pairs.into_iter();
+        let labels = labels.map(|(name, value)| (name.into_owned(), value.into_owned()));
+        state.config.config.labels.extend(labels);
         Ok(())
     }
 
@@ -56,12 +63,12 @@ impl Lowering<'_> {
         state.workdir_set = true;
         state.change_dir(&path);
         let dir = state.config.config.working_dir.clone();
-        let created_by = format!("WORKDIR {dir}");
+        let created_by = ["WORKDIR ", &dir].concat();
         if dir == "/" {
             state.record(created_by);
             return Ok(());
         }
-        let name = self.step_name(state, &instruction.text);
+        let name = state.next_step(&self.shown(state, &instruction.text));
         let user = state.config.config.user.clone();
         self.check_owner(state, &user, None, instruction.span)?;
         let op = Op::MakeDir(MakeDir {
@@ -76,15 +83,15 @@ impl Lowering<'_> {
 
     pub(super) fn user(&self, state: &mut State, user: &Spanned<String>) -> Result<(), Diagnostic> {
         let user = self.expand(state, user)?;
-        state.record(format!("USER {user}"));
-        state.config.config.user = user;
+        state.record(["USER ", &user].concat());
+        state.config.config.user = user.into_owned();
         Ok(())
     }
 
     pub(super) fn cmd(&self, state: &mut State, instruction: &Instruction, command: &Command) {
         state.warn_of_shell_form(instruction, command);
         let words = state.command(command);
-        state.record(format!("CMD {}", quoted_list(&words)));
+        state.record(["CMD ", &quoted_list(&words)].concat());
         state.config.config.cmd = Some(words).filter(|words| !words.is_empty());
         state.config.config.args_escaped = true;
         state.has_cmd = true;
@@ -99,7 +106,7 @@ impl Lowering<'_> {
     ) {
         state.warn_of_shell_form(instruction, command);
         let words = state.command(command);
-        state.record(format!("ENTRYPOINT {}", quoted_list(&words)));
+        state.record(["ENTRYPOINT ", &quoted_list(&words)].concat());
         state.config.config.entrypoint = Some(words).filter(|words| !words.is_empty());
         if !state.has_cmd {
             state.config.config.cmd = None;
@@ -123,7 +130,7 @@ impl Lowering<'_> {
                 let message = "VOLUME specified can not be an empty string";
                 return Err(Diagnostic::error(Code::Arguments, raw.span, message));
             }
-            volumes.push(path);
+            volumes.push(path.into_owned());
         }
         state.record(format!("VOLUME {}", list(&volumes)));
         state
@@ -146,7 +153,7 @@ impl Lowering<'_> {
                 .hint("give a number or a name such as SIGTERM"));
         }
         state.record(format!("STOPSIGNAL {signal}"));
-        state.config.config.stop_signal = signal;
+        state.config.config.stop_signal = signal.into_owned();
         Ok(())
     }
 
@@ -193,11 +200,16 @@ impl Lowering<'_> {
     }
 }
 
-fn joined(pairs: &[(String, String)]) -> String {
-    pairs
-        .iter()
-        .map(|(name, value)| format!(" {name}={value}"))
-        .collect()
+/// The history entry of `ENV` and `LABEL`.
+fn recorded(keyword: &str, pairs: &[Pair<'_>]) -> String {
+    let length = |(name, value): &Pair<'_>| name.len() + value.len() + " =".len();
+    let length = keyword.len() + pairs.iter().map(length).sum::<usize>();
+    let mut text = String::with_capacity(length);
+    text.push_str(keyword);
+    for (name, value) in pairs {
+        text.extend([" ", name, "=", value]);
+    }
+    text
 }
 
 impl State {

@@ -1,5 +1,7 @@
 //! `COPY` and `ADD`.
 
+use std::borrow::Cow;
+
 use super::redact::redact;
 use super::{Lowering, State, Taker};
 use crate::ast::{self, Instruction, Source};
@@ -42,14 +44,7 @@ impl Lowering<'_> {
         verb: Verb,
     ) -> Result<(), Diagnostic> {
         let from = match &copy.from {
-            Some(from) => {
-                let label = self.stages.label(state.id);
-                let message = format!(
-                    "cannot copy from stage {:?}, it needs to be defined before current stage {label:?}",
-                    from.value
-                );
-                Some(self.source(state, from, Taker::Copy(&message), instruction.span)?)
-            }
+            Some(from) => Some(self.source(state, from, Taker::Copy, instruction.span)?),
             None => None,
         };
         let chown = self
@@ -66,7 +61,7 @@ impl Lowering<'_> {
         check_excludes(copy)?;
         let destination = self.expand(state, &copy.destination)?;
 
-        let name = redact(&self.step_name(state, &instruction.text));
+        let name = state.next_step(&redact(&self.shown(state, &instruction.text)));
         let request = Request {
             verb,
             copy,
@@ -82,7 +77,7 @@ impl Lowering<'_> {
         for raw in &copy.sources {
             if let Source::Path(raw) = raw {
                 let path = self.expand(state, raw)?;
-                shown += &format!(" {}", redact(&path));
+                shown.extend([" ", &redact(&path)]);
                 sources.push(self.copy_source(
                     state,
                     &request,
@@ -93,11 +88,11 @@ impl Lowering<'_> {
         }
         for heredoc in &copy.sources {
             if let Source::Heredoc(heredoc) = heredoc {
-                shown += &format!(" <<{}", heredoc.name);
+                shown.extend([" <<", &heredoc.name]);
                 sources.push(inline(state, heredoc)?);
             }
         }
-        shown += &format!(" {destination} # buildkit");
+        shown.extend([" ", &destination, " # buildkit"]);
 
         let op = Copy {
             base: state.fs,
@@ -126,7 +121,7 @@ impl Lowering<'_> {
         raw: Option<&Spanned<String>>,
     ) -> Result<Option<Spanned<String>>, Diagnostic> {
         let Some(raw) = raw else { return Ok(None) };
-        let value = self.expand(state, raw)?;
+        let value = self.expand(state, raw)?.into_owned();
         Ok(Some(Spanned::new(value, raw.span)).filter(|flag| !flag.value.is_empty()))
     }
 
@@ -176,7 +171,7 @@ impl Lowering<'_> {
         state: &mut State,
         request: &Request<'_>,
         from: Option<OpId>,
-        path: &Spanned<String>,
+        path: &Spanned<Cow<'_, str>>,
     ) -> Result<CopySource, Diagnostic> {
         request.check_checksum(path)?;
         let git = GitUrl::parse(&path.value);
@@ -242,12 +237,15 @@ impl Lowering<'_> {
     /// With exceptions it cannot be said without looking what is left of a directory.
     fn warn_of_ignored(&self, state: &mut State, verb: Verb, path: &str) {
         let ignore = &self.inputs.ignore;
+        if ignore.is_empty() || ignore.has_exceptions() {
+            return;
+        }
         let path = paths::clean(path);
         let ignored = match path.as_str() {
             "." | "/" => ignore.takes_everything(),
             path => ignore.matches(path),
         };
-        if ignored && !ignore.has_exceptions() {
+        if ignored {
             let command = match verb {
                 Verb::Copy => "Copy",
                 Verb::Add => "Add",
@@ -267,7 +265,7 @@ impl Request<'_> {
         }
     }
 
-    fn check_checksum(&self, path: &Spanned<String>) -> Result<(), Diagnostic> {
+    fn check_checksum(&self, path: &Spanned<Cow<'_, str>>) -> Result<(), Diagnostic> {
         let Some(checksum) = &self.checksum else {
             return Ok(());
         };
@@ -283,7 +281,7 @@ impl Request<'_> {
     }
 
     /// What flag and URL both say must agree.
-    fn git(&self, url: GitUrl, path: &Spanned<String>) -> Result<Git, Diagnostic> {
+    fn git(&self, url: GitUrl, path: &Spanned<Cow<'_, str>>) -> Result<Git, Diagnostic> {
         let fail = |message: String| Diagnostic::error(Code::CopySource, path.span, message);
         let keep = match (self.copy.keep_git_dir, url.keep_git_dir) {
             (Some(flag), Some(query)) if flag != query => {
@@ -321,7 +319,7 @@ impl Request<'_> {
         })
     }
 
-    fn http(&self, path: &Spanned<String>) -> Result<Http, Diagnostic> {
+    fn http(&self, path: &Spanned<Cow<'_, str>>) -> Result<Http, Diagnostic> {
         if let Some(checksum) = self.checksum.as_ref().filter(|c| !is_digest(&c.value)) {
             let message = format!("invalid checksum {:?}", checksum.value);
             return Err(Diagnostic::error(Code::FlagValue, checksum.span, message)
@@ -332,7 +330,7 @@ impl Request<'_> {
             .as_ref()
             .map(|checksum| checksum.value.clone());
         Ok(Http {
-            url: path.value.clone(),
+            url: path.value.clone().into_owned(),
             checksum,
             filename: filename(&path.value),
         })
@@ -340,17 +338,19 @@ impl Request<'_> {
 
     /// The beginning of the history entry.
     fn shown_flags(&self, chown: Option<&str>, chmod: Option<&str>) -> String {
-        let mut shown = match self.verb {
-            Verb::Copy => "COPY".to_owned(),
-            Verb::Add => "ADD".to_owned(),
-        };
+        // Most of what follows stands in the name too.
+        let mut shown = String::with_capacity(self.name.len() + " # buildkit".len());
+        shown.push_str(match self.verb {
+            Verb::Copy => "COPY",
+            Verb::Add => "ADD",
+        });
         if self.copy.parents {
             shown += " --parents";
         }
         for (flag, value) in [("chown", chown), ("chmod", chmod)] {
-            shown += &value
-                .map(|value| format!(" --{flag}={value}"))
-                .unwrap_or_default();
+            if let Some(value) = value {
+                shown.extend([" --", flag, "=", value]);
+            }
         }
         shown
     }
@@ -383,7 +383,7 @@ fn check_excludes(copy: &ast::Copy) -> Result<(), Diagnostic> {
 
 /// The delimiter names the file, and so must be a name.
 fn inline(state: &mut State, heredoc: &ast::Heredoc) -> Result<CopySource, Diagnostic> {
-    let name = paths::join("/", &heredoc.name).split_off(1);
+    let name = paths::below_root(&heredoc.name);
     if name.is_empty() || name.contains('/') {
         let message = format!(
             "a here-document cannot be a file of the name {:?}",
@@ -392,25 +392,26 @@ fn inline(state: &mut State, heredoc: &ast::Heredoc) -> Result<CopySource, Diagn
         return Err(Diagnostic::error(Code::CopySource, heredoc.span, message)
             .hint("use a delimiter without slashes, and name the file in the destination"));
     }
-    let mut body = heredoc.text();
-    if heredoc.expand {
-        let expanded = expand::body(&body, &|name| state.env.lookup(name))
-            .map_err(|error| error.diagnostic(&Spanned::new(body, heredoc.span)))?;
-        state.warn_of_unset(&expanded.unset);
-        body = expanded.text;
+    let text = heredoc.text();
+    if !heredoc.expand {
+        return Ok(CopySource::Inline { name, text });
     }
-    Ok(CopySource::Inline { name, text: body })
+    let expanded = expand::body(&text, &|name| state.env.lookup(name))
+        .map_err(|error| error.diagnostic(&Spanned::new(text.clone(), heredoc.span)))?;
+    state.warn_of_unset(&expanded.unset);
+    let text = expanded.text.into_owned();
+    Ok(CopySource::Inline { name, text })
 }
 
 /// The path below the root of its file system. `..` does not leave it.
 fn local_pattern(path: &str, parents: bool) -> String {
-    let clean = |path: &str| paths::join("/", path).trim_start_matches('/').to_owned();
-    match path.split_once("/./").filter(|_| parents) {
-        Some((before, after)) => match (clean(before), clean(after)) {
-            (before, after) if before.is_empty() => after,
-            (before, after) => format!("{before}/./{after}"),
-        },
-        None => clean(path),
+    let pivot = path.split_once("/./").filter(|_| parents);
+    let Some((before, after)) = pivot else {
+        return paths::below_root(path);
+    };
+    match (paths::below_root(before), paths::below_root(after)) {
+        (before, after) if before.is_empty() => after,
+        (before, after) => format!("{before}/./{after}"),
     }
 }
 

@@ -37,7 +37,7 @@ impl Lowering<'_> {
                 }
             }
         }
-        state.record(format!("EXPOSE {}", list(&exposed)));
+        state.record(["EXPOSE ", &list(&exposed)].concat());
         state
             .config
             .config

@@ -69,9 +69,8 @@ impl Graph {
         wanted[index(result)] = true;
         for at in (0..=index(result)).rev() {
             if wanted[at] {
-                inputs(&mut self.nodes[at].op)
-                    .into_iter()
-                    .for_each(|input| wanted[index(*input)] = true);
+                let op = &mut self.nodes[at].op;
+                each_input(op, |input| wanted[index(*input)] = true);
             }
         }
         let mut next = 0;
@@ -90,9 +89,7 @@ impl Graph {
             .filter(|(_, wanted)| **wanted);
         let nodes = kept
             .map(|(mut node, _)| {
-                inputs(&mut node.op)
-                    .into_iter()
-                    .for_each(|input| *input = renumbered[index(*input)]);
+                each_input(&mut node.op, |input| *input = renumbered[index(*input)]);
                 node
             })
             .collect();
@@ -108,24 +105,28 @@ fn index(id: OpId) -> usize {
 }
 
 /// The nodes that an op reads.
-fn inputs(op: &mut Op) -> Vec<&mut OpId> {
+fn each_input(op: &mut Op, mut visit: impl FnMut(&mut OpId)) {
     match op {
-        Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => Vec::new(),
-        Op::MakeDir(dir) => vec![&mut dir.base],
+        Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => {}
+        Op::MakeDir(dir) => visit(&mut dir.base),
         Op::Run(run) => {
-            let mounts = run.mounts.iter_mut().filter_map(|mount| match mount {
-                Mount::Bind { from, .. } => Some(from),
-                Mount::Cache { from, .. } => from.as_mut(),
-                Mount::Tmpfs { .. } | Mount::Secret { .. } | Mount::Ssh { .. } => None,
-            });
-            std::iter::once(&mut run.base).chain(mounts).collect()
+            visit(&mut run.base);
+            for mount in &mut run.mounts {
+                match mount {
+                    Mount::Bind { from, .. } => visit(from),
+                    Mount::Cache { from, .. } => from.iter_mut().for_each(&mut visit),
+                    Mount::Tmpfs { .. } | Mount::Secret { .. } | Mount::Ssh { .. } => {}
+                }
+            }
         }
         Op::Copy(copy) => {
-            let sources = copy.sources.iter_mut().filter_map(|source| match source {
-                CopySource::Path { from, .. } => Some(from),
-                CopySource::Inline { .. } => None,
-            });
-            std::iter::once(&mut copy.base).chain(sources).collect()
+            visit(&mut copy.base);
+            for source in &mut copy.sources {
+                match source {
+                    CopySource::Path { from, .. } => visit(from),
+                    CopySource::Inline { .. } => {}
+                }
+            }
         }
     }
 }

@@ -20,6 +20,8 @@ mod run;
 mod signal;
 mod state;
 
+use std::borrow::Cow;
+
 use crate::ast::{Dockerfile, Instruction, Kind};
 use crate::diag::{Code, Diagnostic, MAX_ERRORS};
 use crate::expand::{self, ExpandError};
@@ -114,10 +116,11 @@ pub fn outline(
     }
 }
 
-/// Who takes from what a `--from` names, and what it says where that comes too late.
+/// Who takes from what a `--from` names.
 #[derive(Debug, Clone, Copy)]
 enum Taker<'a> {
-    Copy(&'a str),
+    Copy,
+    /// With its target.
     Mount(&'a str),
 }
 
@@ -276,26 +279,29 @@ impl<'a> Lowering<'a> {
     }
 
     /// Expands a word with what the stage has in scope. Variables that are not are warned of.
-    fn expand(&self, state: &mut State, raw: &Spanned<String>) -> Result<String, Diagnostic> {
+    fn expand<'t>(
+        &self,
+        state: &mut State,
+        raw: &'t Spanned<String>,
+    ) -> Result<Cow<'t, str>, Diagnostic> {
         self.expand_text(state, &raw.value)
             .map_err(|error| error.diagnostic(raw))
     }
 
-    fn expand_text(&self, state: &mut State, raw: &str) -> Result<String, ExpandError> {
+    fn expand_text<'t>(
+        &self,
+        state: &mut State,
+        raw: &'t str,
+    ) -> Result<Cow<'t, str>, ExpandError> {
         let expanded = expand::word(raw, self.escape, &|name| state.env.lookup(name))?;
         state.warn_of_unset(&expanded.unset);
         Ok(expanded.text)
     }
 
-    /// The name of a step from its instruction.
-    fn step_name(&self, state: &mut State, text: &str) -> String {
-        let shown = expand::word(text, self.escape, &|name| state.env.lookup(name));
-        let shown = shown.map_or_else(|_| text.to_owned(), |expanded| expanded.text);
-        state.steps.next(
-            &name::upper_case_keyword(&shown),
-            &state.platform,
-            &state.env,
-        )
+    /// An instruction as the name of its step shows it.
+    fn shown<'t>(&self, state: &State, text: &'t str) -> Cow<'t, str> {
+        expand::word(text, self.escape, &|name| state.env.lookup(name))
+            .map_or(Cow::Borrowed(text), |expanded| expanded.text)
     }
 
     /// The file system that a `--from` names.
@@ -303,12 +309,12 @@ impl<'a> Lowering<'a> {
         &mut self,
         state: &mut State,
         from: &Spanned<String>,
-        user: Taker<'_>,
+        taker: Taker<'_>,
         span: Span,
     ) -> Result<OpId, Diagnostic> {
-        let (named, message) = match user {
-            Taker::Copy(message) => (self.stages.resolve(from)?, message),
-            Taker::Mount(message) => (self.stages.resolve_mount(from)?, message),
+        let named = match taker {
+            Taker::Copy => self.stages.resolve(from)?,
+            Taker::Mount(_) => self.stages.resolve_mount(from)?,
         };
         match named {
             Named::Scratch => Ok(self.graph.scratch()),
@@ -331,14 +337,32 @@ impl<'a> Lowering<'a> {
             }
             Named::Stage(id) => match &self.built[id.0] {
                 Some(built) => Ok(built.fs),
-                None => Err(
-                    Diagnostic::error(Code::StageReference, from.span, message).hint(format!(
-                        "move the stage {} before this one",
-                        self.stages.label(id)
-                    )),
-                ),
+                None => Err(self.too_early(from, taker, id, state.id)),
             },
         }
+    }
+
+    /// A stage that is taken from before it is there.
+    fn too_early(
+        &self,
+        from: &Spanned<String>,
+        taker: Taker<'_>,
+        source: StageId,
+        taking: StageId,
+    ) -> Diagnostic {
+        let name = &from.value;
+        let message = match taker {
+            Taker::Copy => format!(
+                "cannot copy from stage {name:?}, it needs to be defined before current stage {:?}",
+                self.stages.label(taking)
+            ),
+            Taker::Mount(target) => format!(
+                "cannot mount from stage {name:?} to {target:?}, stage needs to be defined before current command"
+            ),
+        };
+        let source = self.stages.label(source);
+        Diagnostic::error(Code::StageReference, from.span, message)
+            .hint(format!("move the stage {source} before this one"))
     }
 
     /// The entries of a stage after those of the stages that it stands on.

@@ -1,5 +1,6 @@
 //! `RUN --mount`.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::{Lowering, State, Taker};
@@ -20,7 +21,7 @@ impl Lowering<'_> {
         let mut mounts: Vec<Mount> = Vec::new();
         let mut agents = 0;
         for raw in &run.mounts {
-            let mut expand = |text: &str| self.expand_text(state, text);
+            let mut expand = |text: &str| self.expand_text(state, text).map(Cow::into_owned);
             let spec = parse_mount(&raw.value, &mut expand)
                 .map_err(|error: MountError| error.diagnostic(raw.span))?;
             let mount = match spec.kind {
@@ -115,11 +116,8 @@ impl Lowering<'_> {
         step: Span,
     ) -> Result<OpId, Diagnostic> {
         let target = spec.target.as_deref().unwrap_or_default();
-        let message = format!(
-            "cannot mount from stage {from:?} to {target:?}, stage needs to be defined before current command"
-        );
         let from = Spanned::new(from.to_owned(), raw);
-        self.source(state, &from, Taker::Mount(&message), step)
+        self.source(state, &from, Taker::Mount(target), step)
     }
 }
 

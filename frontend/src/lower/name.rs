@@ -1,5 +1,7 @@
 //! The names of steps, as BuildKit's progress shows them: `[linux/amd64 build 2/4] RUN make`.
 
+use std::fmt::Write as _;
+
 use crate::env::Env;
 use crate::image::Platform;
 
@@ -17,33 +19,33 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// The name of the next step.
+    /// The name of the next step: its text with the first word in upper case.
     pub(super) fn next(&mut self, text: &str, platform: &Platform, env: &Env) -> String {
-        if self.total == 0 {
-            return text.to_owned();
+        let mut name = String::with_capacity(self.label.len() + text.len() + "[ 000/000] ".len());
+        if self.total > 0 {
+            self.done += 1;
+            self.count(&mut name, platform, env);
         }
-        self.done += 1;
-        let mut name = String::from("[");
+        let keyword = &text[..text.find(' ').unwrap_or(text.len())];
+        name.extend(keyword.chars().flat_map(char::to_uppercase));
+        name + &text[keyword.len()..]
+    }
+
+    /// Which step it is of which stage.
+    fn count(&self, name: &mut String, platform: &Platform, env: &Env) {
+        name.push('[');
         if self.with_platform {
-            name += &format!("{platform}{} ", other_target(platform, env));
+            *name += &format!("{platform}{} ", other_target(platform, env));
         }
         if !self.label.is_empty() {
-            name += &format!("{} ", self.label);
+            name.extend([&self.label, " "]);
         }
-        let width = self.total.to_string().len();
-        name += &format!("{:width$}/{}] ", self.done, self.total);
+        let width = self.total.ilog10() as usize + 1;
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{:width$}/{}] ", self.done, self.total);
         if self.onbuild {
-            name += "ONBUILD ";
+            *name += "ONBUILD ";
         }
-        name + text
-    }
-}
-
-/// The text with its first word in upper case.
-pub(super) fn upper_case_keyword(text: &str) -> String {
-    match text.split_once(' ') {
-        Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
-        None => text.to_uppercase(),
     }
 }
 

@@ -1,7 +1,12 @@
 //! User names and passwords in URLs, left out of what people get to see: the names of steps, the history, excerpts, errors.
 
+use std::borrow::Cow;
+
 /// `text` with the part before `@` of every URL's host replaced, as BuildKit does.
-pub fn redact(text: &str) -> String {
+pub fn redact(text: &str) -> Cow<'_, str> {
+    if !text.contains("://") {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("://") {
@@ -21,7 +26,7 @@ pub fn redact(text: &str) -> String {
         rest = &after[end..];
     }
     out.push_str(rest);
-    out
+    Cow::Owned(out)
 }
 
 #[cfg(test)]

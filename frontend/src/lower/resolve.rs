@@ -9,7 +9,7 @@ use crate::image::{ImageConfig, ImageRef, Platform};
 use crate::parse_trigger;
 use crate::plan::Wanted;
 use crate::span::Span;
-use crate::stage::{Base, Named, StageId, Stages, instruction_sources};
+use crate::stage::{Base, Named, StageId, Stages};
 use crate::suggest;
 
 /// Images that people often mean.
@@ -134,15 +134,19 @@ impl Known {
         let mut sources = Vec::new();
         for instruction in &triggers {
             match stages.sources(instruction) {
-                Ok(found) => sources.extend(found),
+                Ok(found) => found.into_iter().for_each(|named| match named {
+                    Named::Scratch => {}
+                    Named::Stage(id) => sources.push(id),
+                    Named::Image(reference) => self.want_source(stages, &reference, stage.span),
+                }),
                 Err(error) => self.errors.push(Diagnostic {
                     span: stage.span,
                     ..error
                 }),
             }
         }
-        for instruction in triggers.iter().chain(stage.instructions) {
-            self.want_sources(stages, instruction);
+        for (reference, span) in &stage.images {
+            self.want_source(stages, reference, *span);
         }
         self.triggers.insert(id, triggers);
         sources
@@ -176,18 +180,10 @@ impl Known {
     }
 
     /// Images that are only copied or mounted from are for the target platform.
-    fn want_sources(&mut self, stages: &Stages<'_>, instruction: &Instruction) {
+    fn want_source(&mut self, stages: &Stages<'_>, reference: &ImageRef, span: Span) {
         let platform = &stages.inputs.target_platform;
-        for from in instruction_sources(instruction).unwrap_or_default() {
-            if let Ok(Named::Image(reference)) = stages.resolve_in(instruction, &from) {
-                self.want(
-                    stages,
-                    Origin::of_image(stages, &reference, platform),
-                    platform,
-                    instruction.span,
-                );
-            }
-        }
+        let origin = Origin::of_image(stages, reference, platform);
+        self.want(stages, origin, platform, span);
     }
 
     /// Reads the config of an image, or notes that it is missing.

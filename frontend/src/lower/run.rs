@@ -1,13 +1,14 @@
 //! `RUN`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use super::budget::ENTRY;
-use super::{DEFAULT_HOSTNAME, Lowering, State, name};
+use super::{DEFAULT_HOSTNAME, Lowering, State};
 use crate::ast::{self, Command, Instruction, Script};
 use crate::diag::Diagnostic;
 use crate::expand;
-use crate::plan::{Mount, Network, Op, Run, Security};
+use crate::plan::{Mount, Network, Op, Run, Security, Variable};
 
 /// The names under which a proxy is known, each in upper and lower case.
 const PROXIES: [&str; 5] = [
@@ -30,7 +31,7 @@ impl Lowering<'_> {
         let (argv, script) = state.argv(run);
         let mounts = self.mounts(state, instruction, run)?;
         state.note_mounts(&mounts);
-        let mut env = state.env.list();
+        let mut env: Vec<Variable> = state.env.iter().cloned().collect();
         let agent = mounts.iter().find_map(|m| {
             if let Mount::Ssh { target, .. } = m {
                 Some(target)
@@ -39,10 +40,11 @@ impl Lowering<'_> {
             }
         });
         if let (Some(agent), None) = (agent, state.env.get("SSH_AUTH_SOCK")) {
-            env.push(("SSH_AUTH_SOCK".to_owned(), agent.clone()));
+            env.push(("SSH_AUTH_SOCK".into(), agent.as_str().into()));
         }
         let name = self.run_name(state, instruction, run, &mounts);
-        let created_by = format!("RUN {}{} # buildkit", state.declared_args(), argv.join(" "));
+        let (args, command) = (state.declared_args(), argv.join(" "));
+        let created_by = ["RUN ", &args, &command, " # buildkit"].concat();
         state.used += state.args.len() * ENTRY;
         let hostname = self
             .inputs
@@ -90,10 +92,10 @@ impl Lowering<'_> {
         run: &ast::Run,
         mounts: &[Mount],
     ) -> String {
-        let mut text = instruction.text.clone();
-        if let Some(title) = run.script_title() {
-            text += &format!(" ({title})");
-        }
+        let text = match run.script_title() {
+            Some(title) => Cow::Owned(format!("{} ({title})", instruction.text)),
+            None => Cow::Borrowed(instruction.text.as_str()),
+        };
         let secrets: BTreeSet<&str> = mounts
             .iter()
             .filter_map(|mount| match mount {
@@ -104,13 +106,13 @@ impl Lowering<'_> {
         let env = &state.env;
         let lookup = |name: &str| {
             if secrets.contains(name) {
-                Some("****".to_owned())
+                Some(Cow::Borrowed("****"))
             } else {
                 env.lookup(name)
             }
         };
-        let shown = name::upper_case_keyword(&expand::display(&text, self.escape, &lookup));
-        state.steps.next(&shown, &state.platform, &state.env)
+        let shown = expand::display(&text, self.escape, &lookup);
+        state.next_step(&shown)
     }
 
     /// Given in any case, a proxy is set in both. Of two the one in lower case counts.
@@ -157,23 +159,14 @@ impl State {
 
     /// `|2 A=1 B=2 `: every declared argument once, with the value that steps see.
     fn declared_args(&self) -> String {
-        let mut shown: Vec<(&str, &str)> = Vec::new();
-        let mut places = BTreeMap::new();
-        for (name, value) in &self.args {
-            let value = self.env.get(name).or(value.as_deref()).unwrap_or_default();
-            let place = *places.entry(name).or_insert(shown.len());
-            match shown.get_mut(place) {
-                Some((_, old)) => *old = value,
-                None => shown.push((name, value)),
-            }
-        }
-        if shown.is_empty() {
+        if self.args.is_empty() {
             return String::new();
         }
-        let pairs: Vec<String> = shown
-            .iter()
-            .map(|(name, value)| format!("{name}={value} "))
-            .collect();
-        format!("|{} {}", pairs.len(), pairs.concat())
+        let mut shown = format!("|{} ", self.args.len());
+        for (name, value) in &self.args {
+            let value = self.env.get(name).or(value.as_deref()).unwrap_or_default();
+            shown.extend([name, "=", value, " "]);
+        }
+        shown
     }
 }

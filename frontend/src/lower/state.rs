@@ -34,10 +34,10 @@ pub(super) struct State {
     pub(super) env: Env,
     /// Where the variables stand in the config.
     places: BTreeMap<String, usize>,
-    /// The `ARG`s in scope with the value each had where it was declared.
+    /// The `ARG`s in scope with the value each had where it was declared last.
     pub(super) args: Vec<(String, Option<String>)>,
-    /// Their names.
-    declared: BTreeSet<String>,
+    /// By name: the place in `args`.
+    declared: BTreeMap<String, usize>,
     /// Absolute and clean.
     pub(super) cwd: String,
     /// A `CMD` stood in this stage.
@@ -74,7 +74,7 @@ impl State {
             env: Env::default(),
             places: BTreeMap::new(),
             args: Vec::new(),
-            declared: BTreeSet::new(),
+            declared: BTreeMap::new(),
             cwd: "/".to_owned(),
             has_cmd: false,
             steps,
@@ -90,14 +90,20 @@ impl State {
 
     /// Adds an `ARG` to those in scope.
     pub(super) fn declare(&mut self, name: &str, value: Option<String>) {
-        self.declared.insert(name.to_owned());
-        self.args.push((name.to_owned(), value));
+        let place = self.declared.get(name);
+        match place.and_then(|place| self.args.get_mut(*place)) {
+            Some((_, old)) => *old = value,
+            None => {
+                self.declared.insert(name.to_owned(), self.args.len());
+                self.args.push((name.to_owned(), value));
+            }
+        }
     }
 
     /// Sets a variable of the image.
     pub(super) fn set_env(&mut self, name: &str, value: &str) {
         self.env.set(name, value);
-        let entry = format!("{name}={value}");
+        let entry = [name, "=", value].concat();
         let env = &mut self.config.config.env;
         match self.places.get(name).and_then(|place| env.get_mut(*place)) {
             Some(old) => *old = entry,
@@ -109,10 +115,10 @@ impl State {
     }
 
     /// Variables that neither `ENV` nor `ARG` has made known. An `ARG` without a value counts as known.
-    pub(super) fn warn_of_unset(&mut self, unset: &BTreeSet<String>) {
+    pub(super) fn warn_of_unset(&mut self, unset: &BTreeSet<&str>) {
         for name in unset {
-            let declared = self.declared.contains(name);
-            if !declared && !NOT_IN_ENV.contains(&name.as_str()) {
+            let declared = self.declared.contains_key(*name);
+            if !declared && !NOT_IN_ENV.contains(name) {
                 let near = match self.warnings.len() {
                     ..MAX_SUGGESTIONS => suggest::nearest(name, self.env.names()),
                     _ => None,
@@ -130,6 +136,11 @@ impl State {
             created_by,
             layer: None,
         });
+    }
+
+    /// The name of the next step.
+    pub(super) fn next_step(&mut self, text: &str) -> String {
+        self.steps.next(text, &self.platform, &self.env)
     }
 
     /// Puts an op on top of the stage and adds its history entry.

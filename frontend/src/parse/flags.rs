@@ -1,5 +1,7 @@
 //! `--name=value` words in front of an instruction's arguments.
 
+use std::borrow::Cow;
+
 use crate::diag::{Code, Diagnostic};
 use crate::parse::forms::Part;
 use crate::span::{Span, Spanned};
@@ -7,16 +9,16 @@ use crate::suggest;
 
 /// A flag as typed, quotes and escapes processed.
 #[derive(Debug, Clone)]
-pub(crate) struct Flag {
+pub(crate) struct Flag<'a> {
     /// `--name` or `--name=value`.
-    text: String,
+    text: Cow<'a, str>,
     span: Span,
     /// Of the value alone.
     value_span: Span,
 }
 
 /// Splits the leading flags off. A word `--` ends them.
-pub(crate) fn split(part: Part<'_>, escape: char) -> (Vec<Flag>, Part<'_>) {
+pub(crate) fn split(part: Part<'_>, escape: char) -> (Vec<Flag<'_>>, Part<'_>) {
     let mut flags = Vec::new();
     let mut rest = part.trim();
     while rest.text().starts_with("--") {
@@ -37,13 +39,19 @@ pub(crate) fn split(part: Part<'_>, escape: char) -> (Vec<Flag>, Part<'_>) {
 }
 
 /// The first word of `text` without quotes and escapes, and its length as written.
-fn unquote(text: &str, escape: char) -> (String, usize) {
-    let mut word = String::new();
+fn unquote(text: &str, escape: char) -> (Cow<'_, str>, usize) {
+    let special = |ch: char| ch.is_whitespace() || ch == escape || matches!(ch, '\'' | '"');
+    let plain = &text[..text.find(special).unwrap_or(text.len())];
+    let rest = &text[plain.len()..];
+    if rest.chars().next().is_none_or(char::is_whitespace) {
+        return (Cow::Borrowed(plain), plain.len());
+    }
+    let mut word = plain.to_owned();
     let mut quote = None;
-    let mut chars = text.char_indices();
+    let mut chars = rest.char_indices();
     while let Some((at, ch)) = chars.next() {
         match quote {
-            None if ch.is_whitespace() => return (word, at),
+            None if ch.is_whitespace() => return (Cow::Owned(word), plain.len() + at),
             None if matches!(ch, '\'' | '"') => quote = Some(ch),
             Some(open) if open == ch => quote = None,
             // An escape character at the end of the line is dropped.
@@ -51,7 +59,7 @@ fn unquote(text: &str, escape: char) -> (String, usize) {
             _ => word.push(ch),
         }
     }
-    (word, text.len())
+    (Cow::Owned(word), text.len())
 }
 
 /// What a flag takes.
@@ -66,19 +74,19 @@ pub(crate) enum Takes {
 }
 
 /// The flags of one instruction, checked against what it has.
-pub(crate) struct Flags(Vec<(&'static str, Spanned<String>)>);
+pub(crate) struct Flags<'a>(Vec<(&'static str, Spanned<&'a str>)>);
 
-impl Flags {
+impl<'a> Flags<'a> {
     /// Checks names, values and repetitions.
     pub(crate) fn read(
-        flags: &[Flag],
+        flags: &'a [Flag<'_>],
         known: &[(&'static str, Takes)],
     ) -> Result<Self, Diagnostic> {
-        let mut read: Vec<(&'static str, Spanned<String>)> = Vec::new();
+        let mut read: Vec<(&'static str, Spanned<&str>)> = Vec::new();
         for flag in flags {
             let (typed, value) = match flag.text.split_once('=') {
                 Some((name, value)) => (name, Some(value)),
-                None => (flag.text.as_str(), None),
+                None => (&*flag.text, None),
             };
             let bare = typed.strip_prefix("--").unwrap_or(typed);
             let Some((name, takes)) = known.iter().find(|(name, _)| *name == bare) else {
@@ -104,7 +112,7 @@ impl Flags {
         self.0
             .iter()
             .filter(|(other, _)| *other == name)
-            .map(|(_, value)| value.clone())
+            .map(|(_, value)| owned(value))
             .collect()
     }
 
@@ -113,7 +121,7 @@ impl Flags {
         self.0
             .iter()
             .find(|(other, _)| *other == name)
-            .map(|(_, value)| value.clone())
+            .map(|(_, value)| owned(value))
     }
 
     /// The value of a text flag; an empty one counts as not given.
@@ -123,8 +131,14 @@ impl Flags {
 
     /// The value of a boolean flag.
     pub(crate) fn boolean(&self, name: &str) -> Option<bool> {
-        self.given(name).map(|value| value.value == "true")
+        let mut flags = self.0.iter();
+        let (_, value) = flags.find(|(other, _)| *other == name)?;
+        Some(value.value == "true")
     }
+}
+
+fn owned(value: &Spanned<&str>) -> Spanned<String> {
+    Spanned::new(value.value.to_owned(), value.span)
 }
 
 fn available(typed: &str, known: &[(&'static str, Takes)]) -> String {
@@ -138,24 +152,23 @@ fn available(typed: &str, known: &[(&'static str, Takes)]) -> String {
     format!("flags are {}", names.join(", "))
 }
 
-fn check_value(
-    flag: &Flag,
+fn check_value<'a>(
+    flag: &Flag<'_>,
     name: &str,
-    value: Option<&str>,
+    value: Option<&'a str>,
     takes: Takes,
-) -> Result<String, Diagnostic> {
+) -> Result<&'a str, Diagnostic> {
     let error = |message: String| Err(Diagnostic::error(Code::FlagValue, flag.span, message));
     match (takes, value) {
-        (Takes::Bool, None) => Ok("true".to_owned()),
+        (Takes::Bool, None) => Ok("true"),
         (Takes::Text | Takes::List, None) | (Takes::Bool, Some("")) => {
             error(format!("missing a value on flag: {name}"))
         }
-        (Takes::Bool, Some(value)) => match value.to_lowercase().as_str() {
-            word @ ("true" | "false") => Ok(word.to_owned()),
-            _ => error(format!(
-                "expecting boolean value for flag {name}, not: {value}"
-            )),
-        },
-        (Takes::Text | Takes::List, Some(value)) => Ok(value.to_owned()),
+        (Takes::Bool, Some(value)) if value.eq_ignore_ascii_case("true") => Ok("true"),
+        (Takes::Bool, Some(value)) if value.eq_ignore_ascii_case("false") => Ok("false"),
+        (Takes::Bool, Some(value)) => error(format!(
+            "expecting boolean value for flag {name}, not: {value}"
+        )),
+        (Takes::Text | Takes::List, Some(value)) => Ok(value),
     }
 }

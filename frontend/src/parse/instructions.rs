@@ -52,7 +52,7 @@ const HEALTH_FLAGS: [(&str, Takes); 5] = [
 /// An instruction taken apart, not yet understood.
 pub(crate) struct Request<'a> {
     pub(crate) keyword: Keyword,
-    pub(crate) flags: &'a [Flag],
+    pub(crate) flags: &'a [Flag<'a>],
     pub(crate) args: Args,
     pub(crate) heredocs: Vec<Heredoc>,
     /// Of the whole logical line.

@@ -232,13 +232,15 @@ impl<'a> Parser<'a> {
             tail: tail.untrimmed(),
             escape,
         };
+        let keyword = word.spanned();
+        let kind = request.kind()?;
         Ok(Instruction {
             span: Span::new(span.start, end),
-            keyword: word.spanned(),
-            text: line.text.trim().to_owned(),
+            keyword,
+            text: trimmed(line.text),
             comments,
             blank_line: line.blank,
-            kind: request.kind()?,
+            kind,
         })
     }
 
@@ -354,6 +356,14 @@ impl<'a> Parser<'a> {
                 .push(Diagnostic::error(Code::NoStages, span, message).hint("add a FROM"));
         }
     }
+}
+
+/// The text without the blanks around it, in the same place.
+fn trimmed(mut text: String) -> String {
+    text.truncate(text.trim_end().len());
+    let blanks = text.len() - text.trim_start().len();
+    text.drain(..blanks);
+    text
 }
 
 #[cfg(test)]

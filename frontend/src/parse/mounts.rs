@@ -1,5 +1,6 @@
 //! `RUN --mount` and `RUN --device`: one CSV record of `key=value` fields.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::ast::Device;
@@ -154,7 +155,7 @@ pub fn parse_mount(
     {
         let (key, raw) = match field.split_once('=') {
             Some((key, raw)) => (key, Some(raw)),
-            None => (field.as_str(), None),
+            None => (&*field, None),
         };
         let key = key.to_lowercase();
         let value = match raw {
@@ -309,7 +310,7 @@ pub(crate) fn device(value: &str) -> Result<Device, MountError> {
                     device.name
                 )));
             }
-            _ if device.name.is_empty() => device.name = field,
+            _ if device.name.is_empty() => device.name = field.into_owned(),
             (_, None) => {
                 return Err(MountError::new(format!(
                     "invalid field '{field}' must be a key=value pair"
@@ -375,7 +376,7 @@ fn size(text: &str) -> Option<u64> {
 }
 
 /// The fields of one CSV record.
-fn csv(line: &str) -> Result<Vec<String>, String> {
+fn csv(line: &str) -> Result<Vec<Cow<'_, str>>, String> {
     let line = line
         .strip_suffix('\n')
         .map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
@@ -398,16 +399,16 @@ fn csv(line: &str) -> Result<Vec<String>, String> {
     }
 }
 
-fn bare_field(text: &str) -> Result<(String, &str), String> {
+fn bare_field(text: &str) -> Result<(Cow<'_, str>, &str), String> {
     let (field, after) = text.split_at(text.find(',').unwrap_or(text.len()));
     if field.contains('"') {
         return Err(format!("bare \" in non-quoted field {field}"));
     }
-    Ok((field.to_owned(), after))
+    Ok((field.into(), after))
 }
 
 /// `text` begins with a quote; two of them inside are one.
-fn quoted(text: &str) -> Result<(String, &str), String> {
+fn quoted(text: &str) -> Result<(Cow<'_, str>, &str), String> {
     let mut field = String::new();
     let mut rest = &text[1..];
     loop {
@@ -420,7 +421,7 @@ fn quoted(text: &str) -> Result<(String, &str), String> {
             field.push('"');
             rest = after;
         } else if rest.is_empty() || rest.starts_with(',') {
-            return Ok((field, rest));
+            return Ok((field.into(), rest));
         } else {
             return Err("extraneous or missing \" in quoted field".to_owned());
         }

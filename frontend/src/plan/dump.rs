@@ -110,16 +110,21 @@ fn git(f: &mut Formatter<'_>, git: &Git) -> fmt::Result {
     f.write_char('\n')
 }
 
+fn variables<S: AsRef<str>>(f: &mut Formatter<'_>, what: &str, all: &[(S, S)]) -> fmt::Result {
+    for (name, value) in all {
+        let (name, value) = (name.as_ref(), value.as_ref());
+        writeln!(f, "    {what} {name}={}", value.escape_debug())?;
+    }
+    Ok(())
+}
+
 fn run(f: &mut Formatter<'_>, run: &Run) -> fmt::Result {
     writeln!(f, "  run on {} {:?}", run.base, run.argv)?;
     for (name, text) in &run.script {
         writeln!(f, "    script {name:?} {text:?}")?;
     }
-    for (what, variables) in [("env", &run.env), ("proxy", &run.proxy)] {
-        for (name, value) in variables {
-            writeln!(f, "    {what} {name}={}", value.escape_debug())?;
-        }
-    }
+    variables(f, "env", &run.env)?;
+    variables(f, "proxy", &run.proxy)?;
     write!(
         f,
         "    in {:?} on {:?} for {}",

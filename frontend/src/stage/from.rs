@@ -8,7 +8,7 @@ use crate::ast::{From, Instruction, Kind};
 use crate::diag::{Code, Diagnostic};
 use crate::env::Env;
 use crate::expand::{self, Expansion};
-use crate::image::{ImageRef, Platform, normalize_context_name};
+use crate::image::{ImageRef, Platform};
 use crate::lint::{Rule, Warning};
 use crate::span::{Span, Spanned};
 use crate::suggest;
@@ -18,20 +18,20 @@ const MAX_SUGGESTIONS: usize = 100;
 
 impl<'a> Stages<'a> {
     /// Reads one `FROM`. After an error the stage is still there, so that what follows from its absence is not reported.
-    pub(super) fn stage(
+    pub(super) fn stage<'f>(
         &mut self,
-        from: &From,
+        from: &'f From,
         span: Span,
         instructions: &'a [Instruction],
         errors: &mut Vec<Diagnostic>,
     ) -> Stage<'a> {
         let mut uses = BTreeSet::new();
         let mut warnings = Vec::new();
-        let mut expand = |raw: &Spanned<String>| {
+        let mut expand = |raw: &'f Spanned<String>| {
             let expanded = expand::word(&raw.value, self.escape, &|name| self.globals.lookup(name));
             let expanded = expanded.map_err(|error| error.diagnostic(raw))?;
             self.warn_of_undeclared(&expanded, span, &mut warnings);
-            uses.extend(expanded.used.iter().cloned());
+            uses.extend(expanded.used.iter().copied().map(str::to_owned));
             Ok::<_, Diagnostic>(expanded)
         };
         let image = expand(&from.image);
@@ -45,7 +45,7 @@ impl<'a> Stages<'a> {
         let mut keep = |error| errors.push(error);
         let text = image
             .as_ref()
-            .map(|image| image.text.clone())
+            .map(|image| image.text.clone().into_owned())
             .unwrap_or_default();
         let base = image
             .and_then(|text| self.base(&from.image, &text))
@@ -63,7 +63,7 @@ impl<'a> Stages<'a> {
             .as_ref()
             .zip(name.as_ref())
             .and_then(|(typed, name)| {
-                if let Err(reason) = normalize_context_name(name) {
+                if let Err(reason) = ImageRef::check(name) {
                     let message = format!("invalid context name {name}: {reason}");
                     keep(Diagnostic::error(Code::StageName, typed.span, message));
                 }
@@ -80,12 +80,13 @@ impl<'a> Stages<'a> {
             instructions,
             context,
             sources: Vec::new(),
+            images: Vec::new(),
             uses,
         }
     }
 
-    fn base(&self, image: &Spanned<String>, expanded: &Expansion) -> Result<Base, Diagnostic> {
-        let text = expanded.text.as_str();
+    fn base(&self, image: &Spanned<String>, expanded: &Expansion<'_>) -> Result<Base, Diagnostic> {
+        let text = &*expanded.text;
         if text.is_empty() {
             let message = format!("base name ({}) should not be blank", image.value);
             let error = Diagnostic::error(Code::ImageReference, image.span, message);
@@ -117,7 +118,7 @@ impl<'a> Stages<'a> {
     fn platform(
         &self,
         raw: &Spanned<String>,
-        expanded: &Expansion,
+        expanded: &Expansion<'_>,
     ) -> Result<Platform, Diagnostic> {
         let message = if expanded.text.is_empty() {
             format!("empty platform value from expression {}", raw.value)
@@ -136,9 +137,14 @@ impl<'a> Stages<'a> {
         Err(error)
     }
 
-    fn warn_of_undeclared(&self, expanded: &Expansion, span: Span, warnings: &mut Vec<Warning>) {
+    fn warn_of_undeclared(
+        &self,
+        expanded: &Expansion<'_>,
+        span: Span,
+        warnings: &mut Vec<Warning>,
+    ) {
         for name in &expanded.unset {
-            if self.globals.get(name).is_some() || self.global_args.contains_key(name) {
+            if self.globals.get(name).is_some() || self.global_args.contains_key(*name) {
                 continue;
             }
             let near = match self.warnings.len() + warnings.len() {
@@ -160,14 +166,14 @@ impl<'a> Stages<'a> {
     fn warn_of_platform(
         &self,
         raw: &Spanned<String>,
-        expanded: &Expansion,
+        expanded: &Expansion<'_>,
         name: Option<&str>,
         span: Span,
         warnings: &mut Vec<Warning>,
     ) {
         const TARGET: &str = "TARGETPLATFORM";
-        let text = expanded.text.as_str();
-        let only_target = expanded.unset.is_empty() && expanded.used.iter().eq([TARGET]);
+        let text = &*expanded.text;
+        let only_target = expanded.unset.is_empty() && expanded.used.iter().eq([&TARGET]);
         if only_target && self.globals.get(TARGET) == Some(text) {
             let message = format!(
                 "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
@@ -210,7 +216,7 @@ pub(super) fn warn_of_defaults(
         else {
             return;
         };
-        if image.text.parse::<ImageRef>().is_err() {
+        if ImageRef::check(&image.text).is_err() {
             let name = &from.image.value;
             let message =
                 format!("Default value for ARG {name} results in empty or invalid base image name");

@@ -49,8 +49,8 @@ pub(super) fn globals<'a>(
                 (None, Some(default)) => {
                     match expand::word(&default.value, escape, &|name| env.lookup(name)) {
                         Ok(expanded) => {
-                            uses = expanded.used;
-                            Some(expanded.text)
+                            uses.extend(expanded.used.into_iter().map(str::to_owned));
+                            Some(expanded.text.into_owned())
                         }
                         Err(error) => {
                             errors.push(error.diagnostic(default));

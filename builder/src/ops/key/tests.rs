@@ -61,8 +61,8 @@ fn texts(texts: &[&str]) -> Vec<String> {
     texts.iter().map(ToString::to_string).collect()
 }
 
-fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-    let owned = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+fn pairs<S: for<'a> From<&'a str>>(pairs: &[(&str, &str)]) -> Vec<(S, S)> {
+    let owned = |(name, value): &(&str, &str)| (S::from(name), S::from(value));
     pairs.iter().map(owned).collect()
 }
 
@@ -209,7 +209,7 @@ fn fields_of_run() {
         (
             "env, across the border",
             Another,
-            with(&op, |op| op.env[1] = ("MODEx".into(), String::new())),
+            with(&op, |op| op.env[1] = ("MODEx".into(), "".into())),
         ),
         ("proxy", Unchanged, with(&op, |op| op.proxy.clear())),
         ("cwd", Another, with(&op, |op| op.cwd = "/".into())),
