@@ -91,6 +91,25 @@ fn make_ambient() -> io::Result<()> {
     Ok(())
 }
 
+/// What it takes to put together a root and to change to it where there are no namespaces.
+const WITHOUT_NAMESPACES: [(CapabilitySet, &str); 6] = [
+    (CapabilitySet::CHOWN, "CHOWN"),
+    (CapabilitySet::DAC_OVERRIDE, "DAC_OVERRIDE"),
+    (CapabilitySet::FOWNER, "FOWNER"),
+    (CapabilitySet::SETGID, "SETGID"),
+    (CapabilitySet::SETUID, "SETUID"),
+    (CapabilitySet::SYS_CHROOT, "SYS_CHROOT"),
+];
+
+/// The names of those that this process does not have.
+pub(crate) fn missing_without_namespaces() -> io::Result<Vec<&'static str>> {
+    let has = rustix::thread::capabilities(None)?.effective;
+    let missing = WITHOUT_NAMESPACES
+        .iter()
+        .filter(|(one, _)| !has.contains(*one));
+    Ok(missing.map(|(_, name)| *name).collect())
+}
+
 fn set_ids(user: &User) -> rustix::io::Result<()> {
     // None where only one id is mapped: the kernel refuses the call there.
     if !user.groups.is_empty() {

@@ -12,6 +12,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use crate::caps;
 use crate::keeper::{self, NAME, SOCKET};
 use crate::mount::{self, RDONLY};
 use crate::plan::Host;
@@ -73,6 +74,14 @@ pub fn enter_bare() -> Result<Identity, Error> {
     }
     if threads().map_err(|source| enter_error("count the threads", source))? != 1 {
         return Err(Error::Threads);
+    }
+    let missing = caps::missing_without_namespaces()
+        .map_err(|source| enter_error("read the own capabilities", source))?;
+    if !missing.is_empty() {
+        return Err(Error::Invalid(format!(
+            "steps without isolation take root with the capabilities that Docker gives to a container: this process lacks {}",
+            missing.join(", ")
+        )));
     }
     begin(Identity::Bare)
 }
@@ -179,6 +188,13 @@ fn user_namespace() -> Result<Identity, Error> {
         Some(forked.map_err(|source| enter_error("start the mapping of ids", source))?)
     };
     sys::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS).map_err(|source| {
+        // The kernel's "no space left" means that there may be no more of them.
+        let source = match source.kind() {
+            io::ErrorKind::StorageFull => {
+                io::Error::other("the limit is reached (sysctl user.max_user_namespaces)")
+            }
+            _ => source,
+        };
         enter_error(
             "create a user namespace (run as root, or allow them to ordinary users)",
             source,

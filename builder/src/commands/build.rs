@@ -89,7 +89,9 @@ impl Prepared {
         // First of all: no thread may exist, and the store must be made by who owns it then.
         let identity = match options.isolation {
             Isolation::Default => lapstrake_runtime::enter().context(NAMESPACES)?,
-            Isolation::None => lapstrake_runtime::enter_bare().context("start the keeper")?,
+            Isolation::None => {
+                lapstrake_runtime::enter_bare().context("build with --isolation=none")?
+            }
         };
         let store = surroundings.open(identity)?;
         let views = (options.isolation == Isolation::None)

@@ -109,7 +109,10 @@ impl Surroundings<'_> {
 
     /// The store. Only root of the build's namespaces sees the files of ordinary users' stores as they are.
     fn store(&self) -> Result<Store> {
-        self.open(lapstrake_runtime::enter().context("enter namespaces")?)
+        // In a container without namespaces, what `--isolation=none` has built is there as it is.
+        let entered = lapstrake_runtime::enter()
+            .or_else(|why| lapstrake_runtime::enter_bare().map_err(|_| why));
+        self.open(entered.context("enter namespaces")?)
     }
 
     /// The folder of the store of who this process is. Layers whose files lost their owners must not be mixed with those

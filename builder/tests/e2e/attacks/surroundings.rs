@@ -129,29 +129,53 @@ fn surroundings_that_do_are_told_of() {
     assert!(ended.stderr.contains("/proc/store"), "{}", ended.stderr);
 }
 
-/// Without user namespaces an ordinary user is told what to do.
+/// Where no user namespace can be made an ordinary user is told what to do, and root can do without.
 #[test]
 fn no_user_namespaces() {
-    let space = space();
-    shell(
-        &space.path(".."),
-        "chmod 777 . context; mkdir store; chown 65534:65534 store",
+    let none_left = "echo 0 > /proc/sys/user/max_user_namespaces";
+    let user = format!(
+        "unshare -U --keep-caps sh -c \"{none_left}; exec setpriv --inh-caps=-all --ambient-caps=-all \\\"\\$@\\\"\" sh"
     );
-    let program = space.path("../lapstrake");
-    fs::copy(env!("CARGO_BIN_EXE_lapstrake"), &program).unwrap();
-    // A user whom no name space maps to root, where no more of them can be made.
-    let script = format!(
-        "shift; exec unshare -U --keep-caps sh -c 'echo 0 > /proc/sys/user/max_user_namespaces; \
-         exec setpriv --inh-caps=-all --ambient-caps=-all \"$@\"' sh {} \"$@\"",
-        program.display()
+    let root = format!(
+        "unshare -U --map-root-user sh -c \"{none_left}; \
+         exec setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin \\\"\\$@\\\"\" sh"
     );
-    let ended = build(&space, &script);
-    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
-    assert!(
-        ended.stderr.contains("user namespace") && ended.stderr.contains("run as root"),
-        "{}",
-        ended.stderr
-    );
+    let run = |space: &TestSpace, surroundings: &str, arguments: &[&str]| -> Ended {
+        let script = format!(
+            "cp $1 ../lapstrake; shift; chmod 755 ..; exec {surroundings} ../lapstrake \"$@\""
+        );
+        space.scripted(&script, arguments).output().unwrap().into()
+    };
+    let isolated = ["build", "--progress=plain", "."];
+    let bare = [
+        "build",
+        "--progress=plain",
+        "--isolation=none",
+        "-t",
+        "made",
+        ".",
+    ];
+    for (surroundings, arguments, expected) in [
+        (&user, &isolated[..], "user.max_user_namespaces"),
+        (&user, &bare[..], "this process lacks CHOWN"),
+        (&root, &isolated[..], "--isolation=none"),
+        // Root of a user namespace may not make device nodes.
+        (&root, &bare[..], "CAP_MKNOD"),
+    ] {
+        let ended = run(&space(), surroundings, arguments);
+        assert_eq!(ended.code, Some(1), "{expected}: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(expected),
+            "{expected}: {}",
+            ended.stderr
+        );
+    }
+    let space = TestSpace::with("FROM busybox\nCOPY a /\n");
+    space.write("a", "a");
+    let ended = run(&space, &root, &bare);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let listed = run(&space, &root, &["images"]);
+    assert!(listed.text().contains("made"), "{}", listed.stderr);
 }
 
 /// A small file system of its own, in the namespace of nobody else's.
