@@ -101,7 +101,7 @@ pub enum Call {
     Build,
     /// Something about the Dockerfile.
     Describe {
-        /// `check`, `outline` or `targets`.
+        /// `check`, `outline`, `targets` or `subrequests.describe`.
         method: Method,
         /// `format=json`.
         json: bool,
@@ -117,6 +117,8 @@ pub enum Method {
     Outline,
     /// The stages that can be targets.
     Targets,
+    /// The methods there are.
+    Methods,
 }
 
 impl Call {
@@ -130,9 +132,10 @@ impl Call {
                 "check" | "lint" => method = Some(Method::Check),
                 "outline" => method = Some(Method::Outline),
                 "targets" => method = Some(Method::Targets),
+                "subrequests.describe" => method = Some(Method::Methods),
                 _ => {
                     return Err(format!(
-                        "{field:?}: use build, check, outline or targets, with format=json or text"
+                        "{field:?}: use build, check, outline, targets or subrequests.describe, with format=json or text"
                     ));
                 }
             }
@@ -215,7 +218,10 @@ mod tests {
             ("lint,format=json", describe(Method::Check, true)),
             ("outline", describe(Method::Outline, false)),
             ("targets,format=text", describe(Method::Targets, false)),
-            ("subrequests.describe", None),
+            (
+                "subrequests.describe,format=json",
+                describe(Method::Methods, true),
+            ),
             ("check,format=yaml", None),
         ];
         for (text, expected) in cases {

@@ -37,7 +37,37 @@ enum Found {
     Warnings(Vec<Warning>),
     Outline(Outline),
     Targets(Vec<Target>),
+    Methods,
 }
+
+/// Name, description, and the options with a description of each, where they are given at all.
+type MethodRow = (
+    &'static str,
+    &'static str,
+    Option<&'static [(&'static str, &'static str)]>,
+);
+
+/// What `subrequests.describe` lists, as BuildKit does.
+const METHODS: [MethodRow; 3] = [
+    (
+        "frontend.outline",
+        "List all parameters current build target supports",
+        Some(&[("target", "Target build stage")]),
+    ),
+    (
+        "frontend.targets",
+        "List all targets current build supports",
+        Some(&[]),
+    ),
+    (
+        "frontend.subrequests.describe",
+        "List available subrequest types",
+        None,
+    ),
+];
+
+/// The version of all of them.
+const METHOD_VERSION: &str = "1.0.0";
 
 /// Answers, and reports. Findings of `--check` make the exit status 1.
 pub(super) fn run(
@@ -91,6 +121,13 @@ async fn answer(
     };
     let (text, parsed) = lapstrake_frontend::parse_bytes(&input.dockerfile);
     let name = input.name.clone();
+    if method == Method::Methods {
+        return Answered {
+            source: Some(Source { name, text }),
+            found: Found::Methods,
+            error: None,
+        };
+    }
     let inputs = build::inputs(options, &input).into_iter().next();
     let (found, error) = match (parsed, inputs) {
         (Ok(dockerfile), Some(inputs)) => {
@@ -122,6 +159,7 @@ async fn find(
     method: Method,
 ) -> (Found, Option<BuildError>) {
     match method {
+        Method::Methods => (Found::Methods, None),
         Method::Targets => (Found::Targets(targets(dockerfile)), None),
         Method::Outline => {
             let ask = |inputs: &Inputs| outline(dockerfile, inputs);
@@ -177,6 +215,7 @@ fn as_text(source: &Source, found: &Found, failed: bool) -> Option<String> {
         Found::Warnings(warnings) => Some(warnings_text(source, warnings, failed)),
         Found::Outline(outline) => Some(outline_text(outline)),
         Found::Targets(targets) => Some(targets_text(targets)),
+        Found::Methods => Some(methods_text()),
     }
 }
 
@@ -270,6 +309,17 @@ fn targets_text(targets: &[Target]) -> String {
     out
 }
 
+fn methods_text() -> String {
+    let mut rows = vec![vec!["NAME", "VERSION", "DESCRIPTION"]];
+    rows.extend(METHODS.map(|(name, description, _)| {
+        let name = name.trim_start_matches("frontend.");
+        vec![name, METHOD_VERSION, description]
+    }));
+    let mut out = String::new();
+    columns(&mut out, 1, &rows);
+    out
+}
+
 /// Writes rows of equally many cells, the columns `gap` blanks apart.
 fn columns(out: &mut String, gap: usize, rows: &[Vec<&str>]) {
     let cell = |cell: &str| text::name(cell).to_string();
@@ -341,7 +391,24 @@ fn as_json(source: &Source, found: &Found, error: Option<&BuildError>) -> Option
                 .collect();
             Some(json!({ "targets": targets, "sources": [data] }))
         }
+        Found::Methods => Some(METHODS.map(method_json).into_iter().collect()),
     }
+}
+
+fn method_json((name, description, options): MethodRow) -> Value {
+    let named =
+        |(name, description): &(&str, &str)| json!({ "name": name, "description": description });
+    let options: Option<Value> = options.map(|options| options.iter().map(named).collect());
+    json!({
+        "name": name,
+        "version": METHOD_VERSION,
+        "type": "rpc",
+        "description": description,
+        "opts": options,
+        "inputs": null,
+        "metadata": [named(&("result.json", "")), named(&("result.txt", ""))],
+        "refs": null,
+    })
 }
 
 fn outline_json(index: &LineIndex, outline: &Outline, data: &str) -> Value {

@@ -133,6 +133,26 @@ fn targets() {
 }
 
 #[test]
+fn methods_are_listed_as_buildkit_does() {
+    let space = TestSpace::with("FROM scratch\n");
+    let ended = space.run(&["build", "--call=subrequests.describe", "."]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let text = "NAME                 VERSION DESCRIPTION\n\
+        outline              1.0.0   List all parameters current build target supports\n\
+        targets              1.0.0   List all targets current build supports\n\
+        subrequests.describe 1.0.0   List available subrequest types\n";
+    assert_eq!(ended.text(), text);
+    let found = space
+        .run(&["build", "--call=subrequests.describe,format=json", "."])
+        .json();
+    assert_eq!(found[0]["name"], "frontend.outline");
+    assert_eq!(found[0]["opts"][0]["name"], "target");
+    assert_eq!(found[1]["opts"].as_array().unwrap().len(), 0);
+    assert!(found[2]["opts"].is_null() && found[2]["refs"].is_null());
+    assert_eq!(found[2]["metadata"][1]["name"], "result.txt");
+}
+
+#[test]
 fn an_outline() {
     let space = TestSpace::with(SMELLS);
     let ended = space.run(&["build", "--call=outline", "."]);
