@@ -240,7 +240,10 @@ impl Write for Ingest {
             let text = format!("more than the declared {} bytes", self.limit);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        inner.write(bytes)
+        inner.write(bytes).map_err(|error| {
+            let kind = error.kind();
+            io::Error::new(kind, Error::io("write to", self.store.root(), error))
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -165,6 +165,26 @@ fn a_disk_that_is_full() {
     is_sound(&space);
 }
 
+/// A prune of the store would not help.
+#[test]
+fn a_full_disk_where_the_output_goes() {
+    let space =
+        TestSpace::with("FROM busybox\nRUN cat /bin/busybox /bin/busybox /bin/busybox > /large\n");
+    let disk = Disk::new(space.path("../out"), "1m");
+    for kind in ["tar", "oci", "docker"] {
+        let failed = space.fails(&["-o", &format!("type={kind},dest=../out/file"), "."]);
+        let error = failed.lines().find(|line| line.starts_with("error: "));
+        let error = error.unwrap_or_else(|| panic!("{failed}"));
+        assert!(
+            error.contains("/file: ") && error.contains("No space left on device"),
+            "{error}"
+        );
+        assert!(!error.contains("prune"), "{error}");
+    }
+    drop(disk);
+    is_sound(&space);
+}
+
 #[test]
 fn a_store_that_cannot_be_written() {
     let space = TestSpace::with("FROM busybox\nRUN echo 1 > /a\n");

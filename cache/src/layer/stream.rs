@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 
-use crate::error::{At, shown};
+use crate::error::shown;
 use crate::facts::{self, Held};
 use crate::layer::lower::open_deep;
 use crate::layer::{Body, Entry, header};
@@ -181,10 +181,11 @@ fn parallel(
         for _ in 1..workers {
             scope.spawn(|| work(&job_receiver, encoder));
         }
-        for chunk in order.iter().flatten() {
-            sums.add(chunk?)?;
-        }
-        Ok(())
+        // Moved in here: if it fails, nobody may go on waiting to be listened to, or the threads do not end.
+        order
+            .into_iter()
+            .flatten()
+            .try_for_each(|chunk| sums.add(chunk?))
     })
 }
 
@@ -216,7 +217,12 @@ impl Sums<'_> {
         self.size += chunk.tar.len() as u64;
         let written = self.out.write_all(&chunk.tar);
         self.pool.give(chunk);
-        written.at("write the archive of", Path::new("a layer"))
+        // Never `Error::Full`: where the archive goes, only its writer knows.
+        written.map_err(|source| Error::Io {
+            action: "write the archive of",
+            path: "a layer".into(),
+            source,
+        })
     }
 }
 

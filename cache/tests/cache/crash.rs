@@ -282,6 +282,7 @@ fn a_full_device_is_said_to_be_full_and_can_be_pruned() {
     let mut ingest = store.ingest().unwrap();
     let error = std::io::copy(&mut std::io::repeat(7), &mut ingest).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    assert!(error.to_string().contains("prune the store"), "{error}");
     drop(ingest);
     let archive = archive();
     let refused = store.extract(&archive[..], &DiffId(Digest::of(&archive)));

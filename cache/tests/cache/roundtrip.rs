@@ -591,3 +591,47 @@ fn paths_longer_than_the_kernel_takes_are_committed() {
     let again = layer(&store, &[store.layer_dir(&base.diff_id)], deep);
     assert_eq!(again.size, 1024);
 }
+
+/// Takes so many bytes, and fails then.
+struct Small(usize);
+
+impl std::io::Write for Small {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self
+            .0
+            .checked_sub(bytes.len())
+            .ok_or(std::io::ErrorKind::StorageFull)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Those who read files at the same time must not wait for room that nobody makes any more.
+#[test]
+fn a_full_disk_ends_the_reading_of_a_layer() {
+    let (_dir, store) = store();
+    let made = layer(&store, &[], |upper| {
+        for number in 0..16 {
+            fs::write(upper.join(number.to_string()), vec![number; 3 << 20]).unwrap();
+        }
+    });
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for room in [0, 1 << 20, 5 << 20, 47 << 20] {
+            let written = store.write_layer_tar(&made.diff_id, &mut Small(room));
+            done.send(written.map_err(|error| error.to_string()))
+                .unwrap();
+        }
+    });
+    for _ in 0..4 {
+        let ended = ended.recv_timeout(std::time::Duration::from_secs(60));
+        let error = ended.expect("it hangs").unwrap_err();
+        assert!(
+            error.starts_with("write the archive of a layer: "),
+            "{error}"
+        );
+    }
+}
