@@ -129,8 +129,11 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // What cannot be removed now is left to the sweep of a later open.
-        let _ = remove::remove_all(self.tmp.as_fd(), &self.name);
+        let is_closed = self.closed.get_mut();
+        if !*is_closed.unwrap_or_else(PoisonError::into_inner) {
+            // What cannot be removed now is left to the sweep of a later open.
+            let _ = remove::remove_all(self.tmp.as_fd(), &self.name);
+        }
     }
 }
 

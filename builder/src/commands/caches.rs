@@ -26,12 +26,14 @@ pub(super) fn travel(options: &BuildOptions, env: &Environment) -> Result<Travel
             None => travel.notes.push(INACTIVE.to_owned()),
         }
     }
+    let namespace = options.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
+    let namespace = namespace.map(String::as_str);
     for spec in &options.cache_to {
         let mut attributes = Attributes::new("--cache-to", spec, env);
         if spec.kind == "inline" {
             travel.inline = true;
         } else {
-            match export(&mut attributes)? {
+            match export(&mut attributes, namespace)? {
                 Some(export) => travel.to.push(export),
                 None => travel.notes.push(INACTIVE.to_owned()),
             }
@@ -78,7 +80,8 @@ fn source(attributes: &mut Attributes) -> Result<Option<Place>> {
     }))
 }
 
-fn export(attributes: &mut Attributes) -> Result<Option<Export>> {
+/// `namespace` is that of the build's cache mounts.
+fn export(attributes: &mut Attributes, namespace: Option<&str>) -> Result<Option<Export>> {
     let place = match attributes.kind.as_str() {
         "registry" => Some(registry(attributes)?),
         "local" => Some(Place::Images(Images::Layout {
@@ -105,7 +108,7 @@ fn export(attributes: &mut Attributes) -> Result<Option<Export>> {
     let mounts = match attributes.take("mounts").as_deref() {
         None => Mounts::Ids(Vec::new()),
         Some("all") => Mounts::All,
-        Some(ids) => Mounts::Ids(ids.split(',').map(str::to_owned).collect()),
+        Some(ids) => Mounts::Ids(named(ids, namespace)),
     };
     Ok(place.map(|place| Export {
         place,
@@ -115,6 +118,13 @@ fn export(attributes: &mut Attributes) -> Result<Option<Export>> {
         mounts,
         sent: Arc::default(),
     }))
+}
+
+/// Ids of cache mounts as the plan has them: people may leave out the namespace, which is the same for all of a build.
+fn named(ids: &str, namespace: Option<&str>) -> Vec<String> {
+    let full = |id: &str| namespace.map(|namespace| format!("{namespace}/{id}"));
+    let both = |id: &str| [Some(id.to_owned()), full(id)];
+    ids.split(',').flat_map(both).flatten().collect()
 }
 
 fn registry(attributes: &mut Attributes) -> Result<Place> {

@@ -17,8 +17,7 @@ use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::objects::{Request, nothing, send};
-use crate::oci::manifest::MAX_DOCUMENT;
+use super::objects::{Request, get_index, send};
 use crate::registry::{Client, Open, stretch};
 use crate::web::Response;
 
@@ -110,15 +109,11 @@ impl Gha {
 
     pub(super) async fn index(&self, client: &Client) -> Result<Vec<u8>> {
         let found = self.find(client, &self.prefix()).await?;
-        let found = found.context("it is not there")?;
-        let request = Request {
-            method: Method::GET,
-            url: &found.url,
-            what: "get the index",
-            headers: &[],
-            body: &nothing,
+        let index = match found {
+            Some(entry) => get_index(client, &entry.url, "get the index").await?,
+            None => None,
         };
-        send(client, &request, &[]).await?.whole(MAX_DOCUMENT).await
+        index.context("it is not there")
     }
 
     pub(super) async fn put_index(&self, client: &Client, index: Vec<u8>) -> Result<()> {

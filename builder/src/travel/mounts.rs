@@ -26,7 +26,7 @@ use crate::sink::Outlet;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Mounts {
     All,
-    /// Those with these ids, with the namespace in front (`NS/ID`) where there is one.
+    /// Those with these ids, as they are in the plan: with the namespace in front (`NS/ID`) where there is one.
     Ids(Vec<String>),
 }
 

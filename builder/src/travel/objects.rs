@@ -9,6 +9,7 @@ use reqwest::{Method, StatusCode};
 use tokio::runtime::Handle;
 
 use super::{Gha, S3};
+use crate::oci::manifest::MAX_DOCUMENT;
 use crate::registry::{Client, Open};
 use crate::sink::Outlet;
 use crate::web::{self, Response};
@@ -144,6 +145,22 @@ pub(super) async fn send(
         pause *= 2;
     }
     bail!("{what}: the server does not answer")
+}
+
+/// Asks for an index; none if the server says that it is not there.
+pub(super) async fn get_index(client: &Client, url: &str, what: &str) -> Result<Option<Vec<u8>>> {
+    let request = Request {
+        method: Method::GET,
+        url,
+        what,
+        headers: &[],
+        body: &nothing,
+    };
+    let answer = send(client, &request, &[StatusCode::NOT_FOUND]).await?;
+    if answer.is_success() {
+        return answer.whole(MAX_DOCUMENT).await.map(Some);
+    }
+    Ok(None)
 }
 
 /// For requests without a body.

@@ -16,8 +16,7 @@ use reqwest::{Method, StatusCode, Url};
 use rusty_s3::actions::{GetObject, HeadObject, PutObject, S3Action};
 use rusty_s3::{Bucket, Credentials, UrlStyle};
 
-use super::objects::{Request, nothing, send};
-use crate::oci::manifest::MAX_DOCUMENT;
+use super::objects::{Request, get_index, nothing, send};
 use crate::registry::{Client, Open, stretch};
 
 /// How long a signed URL is good: longer than any transfer takes.
@@ -161,16 +160,9 @@ impl S3 {
     /// The first of the names that is there.
     pub(super) async fn index(&self, client: &Client) -> Result<Vec<u8>> {
         for name in &self.indexes {
-            let request = Request {
-                method: Method::GET,
-                url: &self.get(name),
-                what: &format!("get {name}"),
-                headers: &[],
-                body: &nothing,
-            };
-            let answer = send(client, &request, &[StatusCode::NOT_FOUND]).await?;
-            if answer.is_success() {
-                return answer.whole(MAX_DOCUMENT).await;
+            let what = format!("get {name}");
+            if let Some(index) = get_index(client, &self.get(name), &what).await? {
+                return Ok(index);
             }
         }
         bail!("it is not there")

@@ -638,6 +638,23 @@ fn cache_mounts_travel_where_they_are_asked_to() {
 }
 
 #[test]
+fn the_namespace_of_cache_mounts_need_not_be_written() {
+    let space = TestSpace::with(COUNTING);
+    for (ids, expected) in [("counter", 1), ("ns/counter", 1), ("ns", 0)] {
+        let registry = Registry::start(Auth::Open);
+        space.build(&[
+            &to(&registry, &format!(",mounts={ids}")),
+            "--build-arg=n=1",
+            "--build-arg=BUILDKIT_CACHE_MOUNT_NS=ns",
+            ".",
+        ]);
+        let (_, index) = index(&registry, "cache");
+        let mounts = index["mounts"].as_array().map_or(0, Vec::len);
+        assert_eq!(mounts, expected, "{ids}");
+    }
+}
+
+#[test]
 fn a_cache_mount_that_is_gone_or_lies_starts_empty() {
     let registry = Registry::start(Auth::Open);
     let first = TestSpace::with(COUNTING);
