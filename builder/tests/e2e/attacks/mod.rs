@@ -5,6 +5,7 @@
 
 mod images;
 mod input;
+mod pushes;
 mod registries;
 mod roots;
 mod secrets;
