@@ -291,7 +291,10 @@ fn create(root: &Path, dir: &OwnedFd) -> Result<OverlayXattrs> {
         }
     }
     let path = root.join("version");
-    let xattrs = probe(dir).at("probe extended attributes of", root)?;
+    let xattrs = probe(dir).at(
+        "find out about extended attributes, which the store's file system must have, in",
+        root,
+    )?;
     let _ = unlinkat(dir, c"version.new", AtFlags::empty());
     let file = create_file(dir, c"version.new").at("create", &path)?;
     rustix::io::write(&file, version_line(xattrs).as_bytes()).at("write", &path)?;

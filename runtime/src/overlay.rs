@@ -176,7 +176,7 @@ impl Overlay {
             .and_then(|line| line.get(2..))
             .unwrap_or_default();
         if self.writable.as_ref().is_some_and(on_overlay) {
-            let text = "changes cannot be kept on an overlay file system: choose a root directory on another one";
+            let text = "changes cannot be kept on an overlay file system: keep the store on another one, such as a volume of the container";
             return io::Error::other(format!("{error}: {text}"));
         }
         if told.is_empty() {

@@ -221,22 +221,34 @@ fn a_full_disk_under_an_output_leaves_no_output() {
     space.build(&["-o", "../whole", "."]);
 }
 
-/// A device that fails stops the build, and is not taken for a success.
+/// A device that fails, once or from then on, stops the build and is not taken for a success; what it spoilt is not used later.
 #[test]
 fn a_device_that_fails_is_told_of() {
-    for (what, calls) in [
-        ("copying", "copy_file_range,sendfile"),
-        ("renaming", "rename,renameat,renameat2"),
-        ("syncing", "fsync,syncfs"),
+    for (what, calls, when, is_fatal) in [
+        ("copying", "copy_file_range,sendfile", "1+", false),
+        ("reading", "pread64,preadv2,readlinkat", "30+", false),
+        ("renaming", "rename,renameat,renameat2", "1+", true),
+        ("renaming once", "rename,renameat,renameat2", "2", false),
+        ("linking", "linkat,symlinkat", "1+", false),
+        ("making folders", "mkdirat", "4+", true),
+        ("making a folder", "mkdirat", "12", false),
+        (
+            "changing owners and modes",
+            "fchown,fchmod,utimensat",
+            "3+",
+            true,
+        ),
+        ("syncing", "fsync,fdatasync,syncfs", "1+", true),
+        ("syncing once", "fsync,fdatasync,syncfs", "2", false),
     ] {
         let space = space();
         let script = format!(
-            "exec strace -f -qq -o /dev/null -e trace={calls} -e inject={calls}:error=EIO \"$@\""
+            "exec strace -f -qq -o /dev/null -e trace={calls} -e inject={calls}:error=EIO:when={when} \"$@\""
         );
         let ended = build(&space, &script);
         match ended.code {
             // Some have another way, or what they do is not needed.
-            Some(0) => assert!(space.path("../out").exists(), "{what}"),
+            Some(0) if !is_fatal => assert!(space.path("../out").exists(), "{what}"),
             _ => {
                 assert_eq!(ended.code, Some(1), "{what}: {}", ended.stderr);
                 assert!(
@@ -247,8 +259,36 @@ fn a_device_that_fails_is_told_of() {
                 assert!(!space.path("../out").exists(), "{what}");
             }
         }
-        assert_eq!(build(&space, "exec \"$@\"").code, Some(0), "{what}");
+        assert_eq!(space.files(&["."])["x"], "works\n", "{what}");
+        let checked = space.run(&["fsck"]);
+        assert_eq!(checked.code, Some(0), "{what}: {}", checked.text());
         assert!(space.is_clean(), "{what}");
+    }
+}
+
+/// Stores where there is no overlayfs to be had, or nowhere to note what a layer hides.
+#[test]
+fn stores_on_file_systems_that_lack_something() {
+    for (what, mounted, expected) in [
+        (
+            "overlay",
+            "mkdir ../lower ../upper ../work; mount -t overlay x -o lowerdir=../lower,upperdir=../upper,workdir=../work ../store",
+            "keep the store on another one",
+        ),
+        (
+            "no attributes",
+            "mount -t ramfs x ../store",
+            "extended attributes",
+        ),
+    ] {
+        let space = space();
+        let script = |mounted: &str| {
+            format!("exec unshare -m sh -ec 'mkdir -p ../store; {mounted}; exec \"$@\"' sh \"$@\"")
+        };
+        failed(&space, what, &build(&space, &script(mounted)), expected);
+        assert_eq!(build(&space, "exec \"$@\"").code, Some(0), "{what}");
+        let all_in_memory = build(&space, &script("mount -t tmpfs x ../store"));
+        assert_eq!(all_in_memory.code, Some(0), "{}", all_in_memory.stderr);
     }
 }
 
