@@ -330,6 +330,12 @@ fn steps_that_write_without_end_or_sense() {
         assert_eq!(ended.code, Some(1), "{what}");
         assert!(ended.stderr.contains("exit code: 5"), "{what}");
         assert!(peak < 200 << 10, "{what}: {peak} KiB");
+        // Escapes are four times as long as what they stand for; a report of failure repeats the last lines.
+        let shown = ended.stderr.len();
+        assert!(
+            shown < 10 * limit && ended.stderr.contains("output clipped"),
+            "{what}: {shown} bytes"
+        );
         let controls = |byte: &u8| *byte < b' ' && !b"\n\t".contains(byte);
         assert!(!ended.stderr.as_bytes().iter().any(controls), "{what}");
         assert!(space.is_clean(), "{what}");
