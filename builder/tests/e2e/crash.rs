@@ -1,12 +1,13 @@
 //! Builds that are killed, disks that are full, stores that cannot be written, clocks that go backwards.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::support::{TestSpace, shell};
+use super::support::{TestSpace, entries, shell};
 
 const KILLS: u32 = 200;
 
@@ -53,7 +54,7 @@ fn space() -> TestSpace {
 }
 
 /// What a build makes, and that it succeeds.
-fn result(space: &TestSpace) -> std::collections::BTreeMap<String, String> {
+fn result(space: &TestSpace) -> BTreeMap<String, String> {
     space.files(&["."])
 }
 
@@ -255,4 +256,46 @@ fn git_ends_with_a_builder_that_is_killed() {
     // An error is either that time, or that the connection was reset.
     let _ = std::io::copy(&mut request, &mut std::io::sink());
     assert!(begun.elapsed() < patience, "git is still there");
+}
+
+/// A power cut: all that the disk was not told to keep is gone. With data that is late but names that are there, it is worst a
+/// few seconds after the build.
+#[test]
+fn a_power_cut_after_a_build() {
+    const SHUT_DOWN: &str = "import fcntl, os, struct, sys\nfd = os.open(sys.argv[1], os.O_RDONLY)\n# FS_IOC_SHUTDOWN, without writing the journal\n\
+         fcntl.ioctl(fd, 0x8004587d, struct.pack('I', 2))\n";
+    let space = space();
+    space.write("../cut.py", SHUT_DOWN);
+    let beside = space.path("..");
+    let mount = "mount -o loop,commit=1 disk store";
+    shell(
+        &beside,
+        &format!("truncate -s 256M disk; mkfs.ext4 -q disk; mkdir -p store; {mount}"),
+    );
+    let _disk = Disk(space.path("../store"));
+    for (boot, seconds) in ["0", "0.3", "2.5"].into_iter().enumerate() {
+        space.write("n", format!("{boot}"));
+        let made = booted(&space, boot);
+        shell(
+            &beside,
+            &format!("sleep {seconds}; python3 cut.py store; umount store; {mount}"),
+        );
+        assert_eq!(booted(&space, boot + 1), made, "after {seconds} seconds");
+        is_sound(&space);
+    }
+}
+
+/// What a build makes after the machine was started for the `number`th time.
+fn booted(space: &TestSpace, number: usize) -> BTreeMap<String, Vec<u8>> {
+    space.write(
+        "../boot_id",
+        format!("{number:08}-0000-4000-8000-000000000000\n"),
+    );
+    let script = "exec unshare -m sh -ec 'mount --bind ../boot_id /proc/sys/kernel/random/boot_id; exec \"$@\"' sh \"$@\"";
+    let arguments = ["build", "--progress=plain", "-o", "type=tar,dest=-", "."];
+    let output = space.scripted(script, &arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "boot {number}: {said}");
+    let files = entries(&output.stdout).into_iter();
+    files.map(|(path, entry)| (path, entry.content)).collect()
 }
