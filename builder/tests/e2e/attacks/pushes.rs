@@ -57,7 +57,7 @@ fn faults_that_pass_do_not_fail_a_push() {
         }),
         ("the upload fails", |r| r.fail(2, UPLOAD, Reply::new(502))),
         ("the upload is forgotten", |r| {
-            r.fail(1, UPLOAD, Reply::new(404))
+            r.fail(1, UPLOAD, Reply::new(404));
         }),
         ("too many requests", |r| {
             r.fail(1, MANIFEST, Reply::new(429).header("retry-after", 1));
