@@ -336,3 +336,48 @@ fn a_base_that_moved_under_its_tag() {
     put("one");
     assert_eq!(worked(&space.build(&["--pull", "."])), [""; 0]);
 }
+
+/// Two ways to write the same: no step is worked for a change of the one into the other.
+#[test]
+fn other_spellings_are_the_same() {
+    let start = "# syntax=docker/dockerfile:1\nFROM busybox\nENV A=1 B=2\nLABEL x=y z=1\n\
+        COPY --chmod=644 f /g\nWORKDIR /w\n\
+        RUN --mount=type=secret,id=s --mount=type=cache,target=/c --mount=type=bind,target=m \\\n  # comment\n  \
+        echo one\n\
+        COPY <<E /h\ntext\nE\nRUN echo two\n";
+    let space = TestSpace::with(start);
+    space.write("f", "f");
+    // The Dockerfile is not part of what is mounted.
+    space.write(".dockerignore", "Dockerfile\n.dockerignore\n");
+    space.build(&["."]);
+    for (old, new) in [
+        ("# syntax=docker/dockerfile:1\n", ""),
+        (
+            "# syntax=docker/dockerfile:1\n",
+            "# check=skip=all\n\n# more\n",
+        ),
+        ("  # comment\n", ""),
+        ("RUN echo two", "run echo two   "),
+        ("ENV A=1 B=2", "ENV A=1\nENV B=\"2\""),
+        ("LABEL x=y z=1", "LABEL z=1\nLABEL x=y\nSTOPSIGNAL 9"),
+        ("644 f /g", "0644 ./f /./g"),
+        ("644 f /g", "644 [\"f\", \"/g\"]"),
+        ("WORKDIR /w", "WORKDIR w/"),
+        (
+            "type=secret,id=s",
+            "id=s,type=secret,target=/run/secrets/s,mode=0400",
+        ),
+        (
+            "type=cache,target=/c",
+            "type=cache,dst=/c/,id=/c,sharing=shared",
+        ),
+        ("type=bind,target=m", "target=/w/m,source=.,readonly=true"),
+        ("COPY <<E", "COPY <<'E'"),
+        ("RUN echo two", "RUN --network=default echo two"),
+    ] {
+        assert!(start.contains(old), "{old}");
+        space.write("Dockerfile", start.replace(old, new));
+        let steps = worked(&space.build(&["."]));
+        assert_eq!(steps, [""; 0], "{new}");
+    }
+}
