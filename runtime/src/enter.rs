@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fcntl_add_seals, fstat, memfd_create, stat};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::caps;
@@ -309,27 +309,37 @@ fn start_keeper(identity: Identity) -> io::Result<OwnedFd> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    let program = unwritable_program()?;
     let namespace = stat("/proc/self/ns/pid")?.st_ino;
     let process = format!("{namespace}-{}", std::process::id());
-    let argv = [CString::new(NAME)?, CString::new(process)?];
     let namespaces = match identity {
         Identity::Bare => 0,
         _ => libc::CLONE_NEWPID as u64,
     };
     if let Cloned::Child = sys::clone_process(namespaces, None)? {
-        // Nothing may go wrong in the order: the socket's number is what the keeper knows.
-        let socket = match there.as_raw_fd() {
-            SOCKET => rustix::io::fcntl_setfd(&there, rustix::io::FdFlags::empty())
-                .map_err(io::Error::from),
-            _ => sys::duplicate_to(there.as_fd(), SOCKET),
-        };
-        if socket.is_ok() && sys::close_from_on_exec(SOCKET + 1).is_ok() {
-            let _ = sys::exec_file(program.as_fd(), &argv, &[]);
-        }
-        sys::exit(127);
+        drop(here);
+        let became = become_keeper(there, process);
+        sys::exit(if became.is_ok() { 0 } else { 127 });
     }
     Ok(here)
+}
+
+/// Waits for the first step and executes the keeper then; most builds are cached and have none. Returns when the builder
+/// is gone.
+fn become_keeper(socket: OwnedFd, process: String) -> io::Result<()> {
+    let argv = [CString::new(NAME)?, CString::new(process)?];
+    keeper::detach()?;
+    // The socket's number is what the keeper knows it by.
+    match socket.as_raw_fd() {
+        SOCKET => rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty())?,
+        _ => sys::duplicate_to(socket.as_fd(), SOCKET)?,
+    }
+    sys::close_from_on_exec(SOCKET + 1)?;
+    let mut first = [0];
+    let peek = || recv(&socket, &mut first, RecvFlags::PEEK);
+    if rustix::io::retry_on_intr(peek)?.1 == 0 {
+        return Ok(());
+    }
+    Err(sys::exec_file(unwritable_program()?.as_fd(), &argv, &[]))
 }
 
 /// This program, as a file that nobody can write, whatever its permissions.

@@ -4,9 +4,9 @@
 //! one socket to the builder and one for each step; when the other side of either closes, be it on purpose or because
 //! the builder was killed, what hangs on it is killed.
 //!
-//! It is executed anew from a read-only mount of this very program: its memory is small and cheap to fork, it has no
-//! threads and none of the builder's descriptors, and a step that executes `/proc/self/exe` finds a file that it cannot
-//! write (CVE-2019-5736).
+//! For the first step it is executed anew from a read-only mount of this very program: its memory is small and cheap to
+//! fork, it has no threads and none of the builder's descriptors, and a step that executes `/proc/self/exe` finds a file
+//! that it cannot write (CVE-2019-5736). Before that it only waits.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -55,7 +55,9 @@ pub(crate) fn main() -> ! {
 }
 
 fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
-    detach(builder)?;
+    sys::reset_signals();
+    rustix::io::fcntl_setfd(builder, FdFlags::CLOEXEC)?;
+    allow_many_files();
     // Where it is not process 1 of a namespace, orphans of steps come to it all the same.
     rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
     // Made when the first step needs them: a build whose steps are all cached shall not pay for control groups, whose
@@ -110,13 +112,21 @@ impl Child {
 }
 
 /// Away from everything of the builder but the socket: its terminal, where an interrupt is for the builder to handle;
-/// its output, which a reader would wait for; its directory.
-fn detach(builder: &OwnedFd) -> io::Result<()> {
-    sys::reset_signals();
-    rustix::io::fcntl_setfd(builder, FdFlags::CLOEXEC)?;
+/// its output, which a reader would wait for; its directory. All of it outlives the execution of the keeper.
+pub(crate) fn detach() -> io::Result<()> {
     let _ = rustix::process::setsid();
     rustix::process::chdir("/")?;
-    // A root may have 500 layers, each of them open at once.
+    let null = openat(
+        CWD,
+        "/dev/null",
+        OFlags::RDWR | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    (0..=2).try_for_each(|number| sys::duplicate_to(null.as_fd(), number))
+}
+
+/// A root may have 500 layers, each of them open at once.
+fn allow_many_files() {
     let files = getrlimit(Resource::Nofile);
     let _ = setrlimit(
         Resource::Nofile,
@@ -125,13 +135,6 @@ fn detach(builder: &OwnedFd) -> io::Result<()> {
             ..files
         },
     );
-    let null = openat(
-        CWD,
-        "/dev/null",
-        OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    (0..=2).try_for_each(|number| sys::duplicate_to(null.as_fd(), number))
 }
 
 struct Ready {
