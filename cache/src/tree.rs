@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -22,6 +23,8 @@ use crate::{Content, dir};
 
 /// So many entries are put into the digest together.
 const BATCH: usize = 512;
+/// So many directories are listed before others are asked to help: small trees are done before a thread wakes.
+const ALONE: usize = 16;
 
 /// What a walk does with a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +76,18 @@ pub fn walk(root: BorrowedFd<'_>, start: &Path, filter: &Filter<'_>) -> io::Resu
         filter,
         dirs: Mutex::new(vec![Listed::default()]),
         failed: Mutex::new(None),
+        later: Mutex::default(),
+        alone: AtomicUsize::new(ALONE),
     };
-    rayon::in_place_scope(|scope| walk.list(scope, fd, Path::new(""), 0));
+    walk.list(None, fd, Path::new(""), 0);
+    let later = std::mem::take(&mut *walk.later.lock().unwrap_or_else(PoisonError::into_inner));
+    if !later.is_empty() {
+        rayon::in_place_scope(|scope| {
+            for found in later {
+                walk.spawn(scope, found);
+            }
+        });
+    }
     let failed = walk
         .failed
         .into_inner()
@@ -109,11 +122,23 @@ struct Walk<'a> {
     filter: &'a Filter<'a>,
     dirs: Mutex<Vec<Listed>>,
     failed: Mutex<Option<io::Error>>,
+    /// So many directories more are listed without help.
+    alone: AtomicUsize,
+    /// What is left when that is used up.
+    later: Mutex<Vec<Found>>,
+}
+
+/// A directory that is to be listed.
+struct Found {
+    parent: Arc<OwnedFd>,
+    path: PathBuf,
+    /// Where its list goes.
+    id: usize,
 }
 
 impl Walk<'_> {
     /// Lists a directory; those in it are listed by whoever is free.
-    fn list<'s>(&'s self, scope: &rayon::Scope<'s>, fd: OwnedFd, path: &Path, id: usize) {
+    fn list<'s>(&'s self, scope: Option<&rayon::Scope<'s>>, fd: OwnedFd, path: &Path, id: usize) {
         let fd = Arc::new(fd);
         let listed = self.read(&fd, path).and_then(|children| {
             Ok(Listed {
@@ -138,11 +163,32 @@ impl Walk<'_> {
         drop(dirs);
         for (id, path) in inner {
             let parent = Arc::clone(&fd);
-            scope.spawn(move |scope| self.descend(scope, &parent, &path, id));
+            let found = Found { parent, path, id };
+            match scope {
+                Some(scope) => self.spawn(scope, found),
+                None if self.goes_on_alone() => self.descend(None, &found),
+                None => self
+                    .later
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(found),
+            }
         }
     }
 
-    fn descend<'s>(&'s self, scope: &rayon::Scope<'s>, parent: &OwnedFd, path: &Path, id: usize) {
+    fn goes_on_alone(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.alone
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_ok()
+    }
+
+    fn spawn<'s>(&'s self, scope: &rayon::Scope<'s>, found: Found) {
+        scope.spawn(move |scope| self.descend(Some(scope), &found));
+    }
+
+    fn descend<'s>(&'s self, scope: Option<&rayon::Scope<'s>>, found: &Found) {
+        let Found { parent, path, id } = found;
         if self.failed.lock().is_ok_and(|failed| failed.is_some()) {
             return;
         }
@@ -151,7 +197,7 @@ impl Walk<'_> {
             .map_err(io::Error::from)
             .and_then(|name| dir::open_child(parent, &name));
         match opened {
-            Ok(fd) => self.list(scope, fd, path, id),
+            Ok(fd) => self.list(scope, fd, path, *id),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => self.fail(path, &error),
         }
@@ -247,16 +293,18 @@ pub fn tree_digest(
     content: &(dyn Fn(&Entry) -> io::Result<[u8; 32]> + Sync),
 ) -> io::Result<Content> {
     let mut hasher = blake3::Hasher::new();
-    let encoded: io::Result<Vec<Vec<u8>>> = entries
-        .par_chunks(BATCH)
-        .map(|entries| {
-            let mut out = Vec::with_capacity(entries.len() * 128);
-            for entry in entries {
-                encode(&mut out, entry, owners, content)?;
-            }
-            Ok(out)
-        })
-        .collect();
+    let encode = |entries: &[Entry]| {
+        let mut out = Vec::with_capacity(entries.len() * 128);
+        for entry in entries {
+            encode(&mut out, entry, owners, content)?;
+        }
+        Ok(out)
+    };
+    let encoded: io::Result<Vec<Vec<u8>>> = if entries.len() <= BATCH {
+        encode(entries).map(|part| vec![part])
+    } else {
+        entries.par_chunks(BATCH).map(encode).collect()
+    };
     for part in encoded? {
         hasher.update(&part);
     }
