@@ -1,6 +1,6 @@
 //! `--progress`: which view of a build there is.
 
-use std::io::stderr;
+use std::io::{BufWriter, Stderr, stderr};
 use std::time::{Instant, SystemTime};
 
 use super::environment::Environment;
@@ -74,7 +74,7 @@ impl ProgressMode {
                 } else {
                     Colour::Keep
                 };
-                Box::new(Plain::new(stderr(), colour))
+                Box::new(Plain::new(buffered(), colour))
             }
             Self::Tty => {
                 let colors = Colors::from_env(no_color, env.variable("BUILDKIT_COLORS"));
@@ -86,7 +86,12 @@ impl ProgressMode {
                 ))
             }
             Self::Quiet => Box::new(Quiet),
-            Self::RawJson => Box::new(Json::new(stderr(), SystemTime::now())),
+            Self::RawJson => Box::new(Json::new(buffered(), SystemTime::now())),
         }
     }
+}
+
+/// Standard error for lines: those of a few milliseconds are written together.
+fn buffered() -> BufWriter<Stderr> {
+    BufWriter::new(stderr())
 }

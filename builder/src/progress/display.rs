@@ -1,6 +1,7 @@
 //! The thread that owns the output, and the handles that feed it.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,6 +11,10 @@ use super::{Event, FailedStep, Progress, StepId, Stream, Warning};
 
 /// Events that may wait. When a terminal stands still, the build waits too instead of filling the memory.
 const WAITING: usize = 256;
+
+/// After an event the thread sleeps so long and shows then what came meanwhile: to be woken by each would cost more than
+/// to show it, and a cached build has done its steps before a thread wakes twice.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Ten frames a second.
 const TICK: Duration = Duration::from_millis(100);
@@ -94,6 +99,7 @@ impl Display {
             return Summary::default();
         };
         let _ = self.feed.sender.send(Message::Close);
+        thread.thread().unpark();
         thread.join().unwrap_or_default()
     }
 }
@@ -115,10 +121,14 @@ struct Shown {
 impl Shown {
     fn run(mut self, receiver: &Receiver<Message>, start: Instant) -> Summary {
         let mut next = Instant::now() + TICK;
-        loop {
+        let mut closed = false;
+        while !closed {
             match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Message::Event(event)) => self.pass(event),
-                Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(first) => {
+                    thread::park_timeout(GATHER);
+                    closed = self.pass_all(first, receiver);
+                }
+                Err(RecvTimeoutError::Disconnected) => closed = true,
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let now = Instant::now();
@@ -126,9 +136,21 @@ impl Shown {
                 self.progress.tick(start.elapsed());
                 next = now + TICK;
             }
+            self.progress.flush();
         }
         self.progress.finish(start.elapsed());
         self.summary
+    }
+
+    /// Shows what has come, `first` and all that waits; whether that was the end.
+    fn pass_all(&mut self, first: Message, receiver: &Receiver<Message>) -> bool {
+        for message in iter::once(first).chain(receiver.try_iter().take(WAITING)) {
+            match message {
+                Message::Event(event) => self.pass(event),
+                Message::Close => return true,
+            }
+        }
+        false
     }
 
     /// Shows `event`, cut to the log limit.

@@ -275,6 +275,10 @@ impl<W: Write + Send> Progress for Json<W> {
         }
     }
 
+    fn flush(&mut self) {
+        let _ = self.out.flush();
+    }
+
     fn finish(&mut self, _now: Duration) {
         let _ = self.out.flush();
     }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The engine says what happens, in [`Event`]s that carry their own time; it never waits for a terminal longer than the
-//! channel is full, and it never formats. One thread owns the output and draws at most ten times a second.
+//! channel is full, and it never formats. One thread owns the output: it takes the events of a few milliseconds together,
+//! and draws at most ten times a second.
 //! Everything that comes from a build (names, output, errors) is made safe for a terminal before it is written: see [`text`].
 //! Writing to a closed pipe is never an error.
 
@@ -153,6 +154,8 @@ pub trait Progress: Send {
     fn event(&mut self, event: &Event);
     /// Called some ten times a second, with the time since the build began: what waited may be drawn.
     fn tick(&mut self, _now: Duration) {}
+    /// Called when no event waits: what was shown may not stay in a buffer.
+    fn flush(&mut self) {}
     /// The last call: shows whatever was held back.
     fn finish(&mut self, now: Duration);
 }

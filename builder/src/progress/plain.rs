@@ -371,6 +371,10 @@ impl<W: Write + Send> Progress for Plain<W> {
         self.schedule(now);
     }
 
+    fn flush(&mut self) {
+        let _ = self.out.flush();
+    }
+
     /// Steps that never ended (a build that was stopped) still show what they had said.
     fn finish(&mut self, now: Duration) {
         let colour = self.colour;
