@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::compress::Compression;
 use crate::fs::{ChainLayer, Fs};
-use crate::pack::compress_ahead;
+use crate::pack::{compress_ahead, is_compressed};
 use crate::sink::{Outlet, Sink};
 use crate::travel::{Export, Mode};
 
@@ -54,9 +54,13 @@ impl Ahead {
             return;
         };
         let in_image = self.in_image.contains(&id);
-        for how in self.compressions.iter().filter(|_| in_image) {
-            let (store, diff_id, how) = (self.outlet.store.clone(), built.layer.diff_id, *how);
-            spawn_blocking(move || compress_ahead(&store, diff_id, how));
+        let (store, diff_id) = (&self.outlet.store, built.layer.diff_id);
+        let to_compress = |how: &&Compression| in_image && !is_compressed(store, diff_id, **how);
+        for how in self.compressions.iter().filter(to_compress).copied() {
+            let store = store.clone();
+            self.outlet
+                .tokio
+                .spawn_blocking(move || compress_ahead(&store, diff_id, how));
         }
         // What no step made is in no cache.
         let exports = self.exports.iter().filter(|_| built.keys.is_some());

@@ -224,24 +224,24 @@ async fn attempt(
         ahead,
     };
     let ops = Arc::new(ops);
-    let built = work(graph, &ops, finishing).await;
+    let working = Arc::clone(&ops);
+    let built = tokio::task::spawn_blocking(move || work(graph, &working, &finishing)).await;
     *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &project).await;
-    built
+    built.map_err(|error| anyhow!(error))?
 }
 
-/// Works all steps and emits what they made.
-async fn work(mut graph: Graph, ops: &Arc<Ops>, finishing: Finishing) -> Result<Built, BuildError> {
+/// Works all steps and emits what they made. To be called on a thread that may block.
+fn work(mut graph: Graph, ops: &Arc<Ops>, finishing: &Finishing) -> Result<Built, BuildError> {
     let Ops {
         store,
         events,
         cancel,
+        tokio,
         ..
     } = ops.as_ref();
-    let finishing = Arc::new(finishing);
     loop {
         let finished = |id, fs: &Fs| finishing.ahead.start(id, fs);
-        let solving = engine::solve(graph, Arc::clone(ops), store, events, cancel, &finished);
-        let solved = match solving.await {
+        graph = match engine::solve(graph, ops, store, events, cancel, tokio, &finished) {
             Ok(graph) if !cancel.is_cancelled() => graph,
             Ok(_) => return Err(BuildError::Cancelled),
             Err(failure) => {
@@ -251,18 +251,10 @@ async fn work(mut graph: Graph, ops: &Arc<Ops>, finishing: Finishing) -> Result<
                 });
             }
         };
-        let ending = Arc::clone(&finishing);
-        let finish = move || (ending.finish(&solved), solved);
-        let (built, solved) = tokio::task::spawn_blocking(finish)
-            .await
-            .map_err(|error| anyhow!(error))?;
-        match built {
+        match finishing.finish(&graph) {
             _ if cancel.is_cancelled() => return Err(BuildError::Cancelled),
             // An output needs a layer that a cache elsewhere does not have after all.
-            Err(error) if Lost::is(&error) => {
-                graph = solved;
-                graph.redo(&|fs| ops.is_lost(fs));
-            }
+            Err(error) if Lost::is(&error) => graph.redo(&|fs| ops.is_lost(fs)),
             built => return Ok(built?),
         }
     }

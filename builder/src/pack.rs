@@ -80,10 +80,18 @@ impl Packed {
 
 /// Packs `image`; layers that are not compressed yet are, by all cores.
 pub(crate) fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Packed> {
-    let layers = parallel::map(&image.layers.layers, LAYERS_AT_ONCE, |layer| {
-        layer_blob(store, layer, packing)
-    })
-    .context("compress layers")?;
+    let layers = &image.layers.layers;
+    // Where nothing is left to compress, threads would take longer to start than the work does.
+    let is_packed = |layer: &ChainLayer| {
+        !packing.force && is_compressed(store, layer.diff_id(), packing.compression)
+    };
+    let threads = if layers.iter().all(is_packed) {
+        1
+    } else {
+        LAYERS_AT_ONCE
+    };
+    let layers = parallel::map(layers, threads, |layer| layer_blob(store, layer, packing))
+        .context("compress layers")?;
     let (config_type, manifest_type) = match packing.flavour {
         Flavour::Oci => (media::OCI_CONFIG, media::OCI_MANIFEST),
         Flavour::Docker => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),
@@ -274,12 +282,16 @@ fn compress_once(
     Ok(record)
 }
 
-/// Starts to compress a finished layer while later steps still run.
+/// Compresses a finished layer while later steps still run.
 pub(crate) fn compress_ahead(store: &Store, diff_id: DiffId, how: Compression) -> Result<()> {
-    if how != Compression::None {
-        compress_once(store, diff_id, how, |sink| layer_tar(store, &diff_id, sink))?;
-    }
+    compress_once(store, diff_id, how, |sink| layer_tar(store, &diff_id, sink))?;
     Ok(())
+}
+
+/// Whether nothing is left to do of a layer's compression.
+pub(crate) fn is_compressed(store: &Store, diff_id: DiffId, how: Compression) -> bool {
+    let found = || find(store, &compressed_key(diff_id, how));
+    how == Compression::None || matches!(found(), Ok(Some(_)))
 }
 
 /// Writes the tar of a layer: the one it came in where the store has that, otherwise made again of its files.

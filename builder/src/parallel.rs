@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
-/// Applies `f` to all items on up to `threads` threads; results in order, or the first error.
+/// Applies `f` to all items on up to `threads` threads, on this one where one is enough; results in order, or the first error.
 pub(crate) fn map<T: Sync, R: Send>(
     items: &[T],
     threads: usize,
     f: impl Fn(&T) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
-    if items.len() <= 1 {
+    if threads.min(items.len()) <= 1 {
         return items.iter().map(f).collect();
     }
     let next = AtomicUsize::new(0);

@@ -49,11 +49,7 @@ pub(super) fn carry_out<T, F: Future<Output = T>>(
         .progress
         .start(surroundings.env, surroundings.start)
         .context("start to show progress")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("start the threads of the build")?;
+    let runtime = stop::runtime()?;
     let (cancel, store) = (prepared.cancel.clone(), prepared.store.clone());
     let events = Events::new(display.feed());
     if options.isolation == Isolation::None {

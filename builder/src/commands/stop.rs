@@ -3,7 +3,9 @@
 use std::future::Future;
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use lapstrake_runtime::{Cancel, was_interrupted};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The status of a command that the user stopped: 128 and SIGINT.
@@ -11,6 +13,12 @@ pub(super) const STOPPED: u8 = 130;
 /// How long a stopped command may take to end in order. Steps that run are killed at once; what copies, compresses or waits
 /// for a network does not notice, and is left behind.
 const GRACE: Duration = Duration::from_millis(300);
+
+/// What a command runs on that can be stopped: this thread for sockets and signals, others as there is work that blocks.
+pub(super) fn runtime() -> Result<Runtime> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    runtime.context("start the command")
+}
 
 /// Does `work` to its end, or until SIGINT or SIGTERM and a little longer: then there is no result. A second signal ends the
 /// program at once.
@@ -38,7 +46,7 @@ pub(super) async fn unless_stopped<T>(cancel: &Cancel, work: impl Future<Output 
 }
 
 /// Lets a runtime end with the process. Told to shut down, it would have everyone panic who still asks something of it.
-pub(super) fn leave_running(runtime: tokio::runtime::Runtime) {
+pub(super) fn leave_running(runtime: Runtime) {
     std::mem::forget(runtime);
 }
 

@@ -116,11 +116,7 @@ fn with_outlet<T: Send + 'static>(
 ) -> Result<T> {
     let client = surroundings.client(Vec::new())?;
     let display = progress.start(surroundings.env, surroundings.start)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.context("start the threads of the transfer")?;
+    let runtime = stop::runtime()?;
     let events = Events::new(display.feed());
     let outlet = Outlet {
         store: store.clone(),

@@ -88,6 +88,11 @@ impl Graph {
         })
     }
 
+    /// Whether another op could be started now.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Notes what a running op yielded and makes those ready that waited for it.
     pub(crate) fn done(&mut self, id: OpId, fs: Fs) {
         self.set(id, State::Done(fs));

@@ -7,13 +7,16 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
+use std::cell::LazyCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use anyhow::Result;
 use lapstrake_cache::{Key, Layer, Store};
 use lapstrake_frontend::plan::{Node, OpId};
 use lapstrake_runtime::Cancel;
-use tokio::task::JoinSet;
+use tokio::runtime::Handle;
 
 pub(crate) use graph::{Graph, index, inputs};
 pub(crate) use merge::merge;
@@ -111,64 +114,87 @@ pub(crate) struct Failure {
 
 /// Works all of `graph` and returns it with every wanted op done, or the first failure once all running steps ended.
 /// `finished` sees each result as it comes. When a layer of a cache elsewhere cannot be had after all, the steps that rest
-/// on it are worked again.
-pub(crate) async fn solve<E: Executor>(
+/// on it are worked again. To be called on a thread that may block; steps run on others of `tokio`'s.
+pub(crate) fn solve<E: Executor>(
     mut graph: Graph,
-    executor: Arc<E>,
+    executor: &Arc<E>,
     store: &Store,
     events: &Events,
     cancel: &Cancel,
-    finished: &(dyn Fn(OpId, &Fs) + Sync),
+    tokio: &Handle,
+    finished: &dyn Fn(OpId, &Fs),
 ) -> Result<Graph, Box<Failure>> {
-    let limit = parallel_steps();
-    let mut running = JoinSet::new();
+    let limit = LazyCell::new(parallel_steps);
+    let (sender, receiver) = channel();
+    let mut running = 0;
     let mut failure: Option<Box<Failure>> = None;
     let mut lost = false;
     loop {
-        while running.len() < limit && failure.is_none() && !lost && !cancel.is_cancelled() {
+        while (running < FEWEST || running < *limit)
+            && failure.is_none()
+            && !lost
+            && !cancel.is_cancelled()
+        {
             let Some(task) = graph.start_next() else {
                 break;
             };
-            let (executor, store, events) = (Arc::clone(&executor), store.clone(), events.clone());
-            running.spawn_blocking(move || {
-                (
-                    task.id,
-                    worker::work(executor.as_ref(), &store, &events, &task),
-                )
-            });
+            running += 1;
+            let (executor, store, events) = (Arc::clone(executor), store.clone(), events.clone());
+            let sender = sender.clone();
+            let work = move || {
+                let id = task.id;
+                let work = || worker::work(executor.as_ref(), &store, &events, &task);
+                // Nobody is left to hear of it if the engine panicked itself.
+                let _ = sender.send((id, catch_unwind(AssertUnwindSafe(work))));
+            };
+            // Where nothing else runs or could, another thread is of no use: most steps of a cached build take less
+            // time than waking one.
+            if running == 1 && !graph.has_ready() {
+                work();
+            } else {
+                tokio.spawn_blocking(work);
+            }
         }
-        match running.join_next().await {
-            None if lost && failure.is_none() => {
-                graph.redo(&|fs| executor.is_lost(fs));
-                lost = false;
+        if running == 0 {
+            if !lost || failure.is_some() {
+                break;
             }
-            None => break,
-            Some(Ok((id, Err(error)))) if Lost::is(&error) => {
-                graph.failed(id);
-                lost = true;
-            }
-            Some(Ok((id, Ok(fs)))) => {
+            graph.redo(&|fs| executor.is_lost(fs));
+            lost = false;
+            continue;
+        }
+        // This function has a sender too, so there is always one.
+        let Ok((id, worked)) = receiver.recv() else {
+            break;
+        };
+        running -= 1;
+        match worked.unwrap_or_else(|panic| resume_unwind(panic)) {
+            Ok(fs) => {
                 finished(id, &fs);
                 graph.done(id, fs);
             }
-            Some(Ok((id, Err(error)))) => {
+            Err(error) if Lost::is(&error) => {
+                graph.failed(id);
+                lost = true;
+            }
+            Err(error) => {
                 graph.failed(id);
                 // Only the first failure is the user's; the others follow from stopping.
                 failure.get_or_insert_with(|| {
-                    Box::new(Failure {
-                        node: graph.node(id).clone(),
-                        error,
-                    })
+                    let node = graph.node(id).clone();
+                    Box::new(Failure { node, error })
                 });
                 cancel.cancel();
             }
-            Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
     failure.map_or(Ok(graph), Err)
 }
 
-/// Steps wait for disks and networks as much as for cores.
+/// So many steps may run at once on any machine.
+const FEWEST: usize = 4;
+
+/// How many steps may run at once on this one: they wait for disks and networks as much as for cores.
 fn parallel_steps() -> usize {
-    std::thread::available_parallelism().map_or(4, |cores| (2 * cores.get()).max(4))
+    std::thread::available_parallelism().map_or(FEWEST, |cores| 2 * cores.get())
 }

@@ -120,18 +120,18 @@ fn build(store: &Store, graph: Graph, script: Script) -> Outcome {
         store: Some(store.clone()),
         ..script
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let solved = runtime.block_on(solve(
+    let solved = solve(
         graph,
-        Arc::clone(&script),
+        &script,
         store,
         &events,
         &Cancel::new().unwrap(),
+        runtime.handle(),
         &|_, _| (),
-    ));
+    );
     drop(events);
     display.finish();
     let cached = recorder
