@@ -8,7 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{
@@ -32,6 +34,31 @@ pub(crate) struct Session {
     dir: OwnedFd,
     count: AtomicU64,
     closed: RwLock<bool>,
+    janitor: OnceLock<Option<Janitor>>,
+}
+
+/// A thread that removes what nobody waits for. To remove the folders of one RUN step is some ten calls, and a disk that
+/// is told of each free block answers each of them.
+struct Janitor {
+    names: Sender<CString>,
+    thread: JoinHandle<()>,
+}
+
+impl Janitor {
+    /// For what is in `dir`; none where threads cannot be had.
+    fn start(dir: &OwnedFd) -> Option<Self> {
+        let dir = dir.try_clone().ok()?;
+        let (names, todo) = channel::<CString>();
+        let work = move || {
+            for name in todo {
+                // What is left is removed with the session's folder.
+                let _ = remove::remove_all(dir.as_fd(), &name);
+            }
+        };
+        let thread = std::thread::Builder::new().name("janitor".into());
+        let thread = thread.spawn(work).ok()?;
+        Some(Self { names, thread })
+    }
 }
 
 impl Session {
@@ -57,6 +84,7 @@ impl Session {
                     dir,
                     count,
                     closed: RwLock::new(false),
+                    janitor: OnceLock::new(),
                 });
             }
         }
@@ -97,6 +125,15 @@ impl Session {
         }
     }
 
+    /// Removes `name` from the folder, soon.
+    fn remove_later(&self, name: &CStr) {
+        let janitor = self.janitor.get_or_init(|| Janitor::start(&self.dir));
+        let told = |janitor: &Janitor| janitor.names.send(name.to_owned()).is_ok();
+        if !janitor.as_ref().is_some_and(told) {
+            let _ = remove::remove_all(self.dir.as_fd(), name);
+        }
+    }
+
     fn close(&self) {
         *self.closed.write().unwrap_or_else(PoisonError::into_inner) = true;
         let deadline = Instant::now() + CLOSE_TIME;
@@ -129,6 +166,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if let Some(Some(Janitor { names, thread })) = self.janitor.take() {
+            drop(names);
+            let _ = thread.join();
+        }
         let is_closed = self.closed.get_mut();
         if !*is_closed.unwrap_or_else(PoisonError::into_inner) {
             // What cannot be removed now is left to the sweep of a later open.
@@ -148,6 +189,12 @@ impl Scratch {
     /// Where the folder is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Lets go of the folder, which is removed while the caller goes on.
+    pub(crate) fn remove_later(mut self) {
+        let name = std::mem::take(&mut self.name);
+        self.store.session().remove_later(&name);
     }
 
     /// The folder, opened.
@@ -176,8 +223,10 @@ impl Store {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed now is removed with the session's folder.
-        let _ = remove::remove_all(self.store.temp_dir(), &self.name);
+        if !self.name.is_empty() {
+            // What cannot be removed now is removed with the session's folder.
+            let _ = remove::remove_all(self.store.temp_dir(), &self.name);
+        }
     }
 }
 

@@ -167,7 +167,9 @@ impl Store {
             omitted: Omitted::default(),
             implicit: Vec::new(),
         };
-        self.publish(&scratch, &summary.diff_id, &facts)
+        let layer = self.publish(&scratch, &summary.diff_id, &facts)?;
+        scratch.remove_later();
+        Ok(layer)
     }
 
     /// Writes the tar of a layer that was made here, the same bytes as when it was committed, and
