@@ -317,7 +317,7 @@ fn start_keeper(identity: Identity) -> io::Result<OwnedFd> {
     };
     if let Cloned::Child = sys::clone_process(namespaces, None)? {
         drop(here);
-        let became = become_keeper(there, process);
+        let became = become_keeper(&there, process);
         sys::exit(if became.is_ok() { 0 } else { 127 });
     }
     Ok(here)
@@ -325,17 +325,17 @@ fn start_keeper(identity: Identity) -> io::Result<OwnedFd> {
 
 /// Waits for the first step and executes the keeper then; most builds are cached and have none. Returns when the builder
 /// is gone.
-fn become_keeper(socket: OwnedFd, process: String) -> io::Result<()> {
+fn become_keeper(socket: &OwnedFd, process: String) -> io::Result<()> {
     let argv = [CString::new(NAME)?, CString::new(process)?];
     keeper::detach()?;
     // The socket's number is what the keeper knows it by.
     match socket.as_raw_fd() {
-        SOCKET => rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty())?,
+        SOCKET => rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())?,
         _ => sys::duplicate_to(socket.as_fd(), SOCKET)?,
     }
     sys::close_from_on_exec(SOCKET + 1)?;
     let mut first = [0];
-    let peek = || recv(&socket, &mut first, RecvFlags::PEEK);
+    let peek = || recv(socket, &mut first, RecvFlags::PEEK);
     if rustix::io::retry_on_intr(peek)?.1 == 0 {
         return Ok(());
     }

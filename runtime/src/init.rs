@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, fchown, openat};
 use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Gid, Uid, fchdir, pivot_root, umask};
 use serde::{Deserialize, Serialize};
 
@@ -158,7 +157,6 @@ impl State {
         match step {
             Step::Keyring => keyring(),
             Step::CgroupNamespace => optional(sys::unshare(libc::CLONE_NEWCGROUP)),
-            Step::Loopback => loopback(),
             Step::JoinNetwork(slot) => Ok(rustix::thread::move_into_link_name_space(
                 self.slot(slot)?,
                 Some(rustix::thread::LinkNameSpaceType::Network),
@@ -436,16 +434,6 @@ fn keyring() -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         other => optional(other),
     }
-}
-
-fn loopback() -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::INET,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    sys::loopback_up(socket.as_fd())
 }
 
 fn exec(socket: &OwnedFd, state: &State, argv: &[String], env: Vec<(String, String)>) -> i32 {

@@ -1,7 +1,8 @@
-//! Networks of their own for steps, connected to the outside by `pasta`.
+//! Networks of their own for steps, connected to the outside by `pasta` or to nothing.
 //!
-//! Starting `pasta` takes some 30 ms, ten times as long as everything else, so a network outlives its step: it goes back
-//! to a pool from which the next step takes it. Steps that run at the same time get different ones. Nothing of a step
+//! Starting `pasta` takes some 30 ms, ten times as long as everything else, and even a namespace that leads nowhere costs
+//! the kernel 4 ms to make and to remove; so a network outlives its step: it goes back to a pool from which the next step
+//! takes it. Steps that run at the same time get different ones. Nothing of a step
 //! remains in its network: its processes, and with them its sockets, are gone, and it may not change interfaces or
 //! routes.
 
@@ -38,7 +39,8 @@ const PATIENCE: Timespec = Timespec {
 static IDLE: Mutex<Vec<Network>> = Mutex::new(Vec::new());
 
 struct Network {
-    pasta: PathBuf,
+    /// What connects it, if it is connected.
+    pasta: Option<PathBuf>,
     namespace: OwnedFd,
 }
 
@@ -70,11 +72,11 @@ fn idle() -> std::sync::MutexGuard<'static, Vec<Network>> {
 }
 
 /// Takes a network out of the pool or starts one. It is not `reusable` by others if its step may change it.
-pub(crate) fn lease(pasta: &Path, reusable: bool) -> Result<Lease, Error> {
+pub(crate) fn lease(pasta: Option<&Path>, reusable: bool) -> Result<Lease, Error> {
     let found = {
         let mut idle = idle();
         idle.iter()
-            .position(|network| network.pasta == pasta)
+            .position(|network| network.pasta.as_deref() == pasta)
             .map(|index| idle.swap_remove(index))
     };
     let network = match found {
@@ -89,18 +91,18 @@ pub(crate) fn lease(pasta: &Path, reusable: bool) -> Result<Lease, Error> {
 
 /// Starts an isolated network ahead of the first step that wants one, and tells whether that is possible here.
 pub fn prepare_network(pasta: &Path) -> Result<(), Error> {
-    lease(pasta, true).map(drop)
+    lease(Some(pasta), true).map(drop)
 }
 
-fn start(pasta: &Path) -> Result<Network, Error> {
-    let failed = |error: io::Error| Error::Setup(format!("start {}: {error}", pasta.display()));
+fn start(pasta: Option<&Path>) -> Result<Network, Error> {
     let namespace =
         new_namespace().map_err(|error| Error::Setup(format!("make a network: {error}")))?;
-    connect(pasta, namespace.as_fd()).map_err(failed)?;
-    Ok(Network {
-        pasta: pasta.to_owned(),
-        namespace,
-    })
+    if let Some(pasta) = pasta {
+        connect(pasta, namespace.as_fd())
+            .map_err(|error| Error::Setup(format!("start {}: {error}", pasta.display())))?;
+    }
+    let pasta = pasta.map(Path::to_owned);
+    Ok(Network { pasta, namespace })
 }
 
 /// A new network namespace. A thread of its own enters it, so that no other one leaves the host's.

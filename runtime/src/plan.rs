@@ -33,8 +33,6 @@ pub(crate) struct Host {
 /// Steps, and the descriptors they refer to.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// A network namespace of its own, new, in addition to the namespaces that every step has.
-    pub(crate) new_network: bool,
     /// Slot [`FIRST`] and following.
     pub(crate) resources: Vec<Resource>,
     /// In order.
@@ -48,8 +46,8 @@ pub(crate) enum Resource {
     Tree(PathBuf),
     /// An anonymous file.
     Bytes(Vec<u8>),
-    /// A network namespace behind `pasta`.
-    Network(PathBuf),
+    /// A network namespace, behind this `pasta` or leading nowhere.
+    Network(Option<PathBuf>),
     /// An open directory.
     Directory(std::os::fd::OwnedFd),
 }
@@ -62,8 +60,6 @@ pub(crate) enum Step {
     Keyring,
     /// The control group of this process becomes the root of what it sees.
     CgroupNamespace,
-    /// Loopback of a new network namespace comes up.
-    Loopback,
     /// Into an existing network namespace.
     JoinNetwork(Slot),
     /// A network namespace becomes a file below a directory that is covered, for a helper.
@@ -163,7 +159,6 @@ impl Step {
         match self {
             Step::Keyring => "make a session keyring".into(),
             Step::CgroupNamespace => "make a control group namespace".into(),
-            Step::Loopback => "bring up the loopback interface".into(),
             Step::JoinNetwork(_) => "join the network".into(),
             Step::NetworkFile { .. } => "show the network".into(),
             Step::Hostname(name) => format!("set the host name {name:?}"),
@@ -222,7 +217,6 @@ const READONLY: [&str; 5] = [
 pub(crate) fn plan(spec: &RunSpec, host: Host) -> Result<Plan, Error> {
     check(spec)?;
     let mut plan = Plan {
-        new_network: spec.network == Network::None,
         resources: Vec::new(),
         steps: Vec::new(),
     };
@@ -241,13 +235,14 @@ impl Plan {
 
     fn namespaces(&mut self, spec: &RunSpec) {
         self.steps.extend([Step::Keyring, Step::CgroupNamespace]);
-        match &spec.network {
-            Network::None => self.steps.push(Step::Loopback),
-            Network::Host => {}
-            Network::Isolated { pasta } => {
-                let slot = self.slot(Resource::Network(pasta.clone()));
-                self.steps.push(Step::JoinNetwork(slot));
-            }
+        let own = match &spec.network {
+            Network::Host => None,
+            Network::None => Some(Resource::Network(None)),
+            Network::Isolated { pasta } => Some(Resource::Network(Some(pasta.clone()))),
+        };
+        if let Some(network) = own {
+            let slot = self.slot(network);
+            self.steps.push(Step::JoinNetwork(slot));
         }
         self.steps
             .push(Step::Hostname(spec.process.hostname.clone()));
@@ -413,7 +408,6 @@ pub(crate) fn sorted(mounts: &[Mount]) -> Result<Vec<(String, &MountKind)>, Erro
 pub(crate) fn bare_plan(spec: &RunSpec, root: std::os::fd::OwnedFd) -> Result<Plan, Error> {
     check(spec)?;
     let mut plan = Plan {
-        new_network: false,
         resources: vec![Resource::Directory(root)],
         steps: vec![Step::Keyring, Step::Chroot(FIRST)],
     };
@@ -504,9 +498,6 @@ mod tests {
     /// The plan as text: one line a step, one line a descriptor.
     fn render(plan: &Plan) -> String {
         let mut text = String::new();
-        if plan.new_network {
-            text.push_str("new network\n");
-        }
         for step in &plan.steps {
             text.push_str(&serde_json::to_string(step).unwrap());
             text.push('\n');
@@ -515,7 +506,7 @@ mod tests {
             let what = match resource {
                 Resource::Tree(path) => format!("tree {}", path.display()),
                 Resource::Bytes(bytes) => format!("bytes {:?}", String::from_utf8_lossy(bytes)),
-                Resource::Network(pasta) => format!("network {}", pasta.display()),
+                Resource::Network(pasta) => format!("network {pasta:?}"),
                 Resource::Directory(_) => "a directory".into(),
             };
             text.push_str(&format!("{} = {what}\n", FIRST + index));

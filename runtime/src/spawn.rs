@@ -124,7 +124,7 @@ impl Running {
         let request = Request {
             namespaces: match entered.identity {
                 Identity::Bare => 0,
-                _ => namespaces(plan.new_network),
+                _ => NAMESPACES,
             },
             group: Some(Wanted {
                 confined: spec.security == Security::Sandbox && entered.identity != Identity::Bare,
@@ -269,14 +269,9 @@ fn send_plan(socket: &OwnedFd, steps: &[Step], fds: &[BorrowedFd<'_>]) -> Result
     }
 }
 
-fn namespaces(new_network: bool) -> u64 {
-    let mut flags =
-        libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    if new_network {
-        flags |= libc::CLONE_NEWNET;
-    }
-    flags as u64
-}
+/// What every step has new; its network it joins, if it has one of its own.
+const NAMESPACES: u64 =
+    (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
 
 /// A resource, held for as long as the step runs.
 enum Opened {
@@ -304,7 +299,10 @@ fn open(resource: Resource, reusable: bool) -> Result<Opened, Error> {
         Resource::Bytes(bytes) => in_memory(&bytes)
             .map(Opened::File)
             .map_err(setup("keep a file in memory")),
-        Resource::Network(pasta) => Ok(Opened::Network(network::lease(&pasta, reusable)?)),
+        Resource::Network(pasta) => {
+            let lease = network::lease(pasta.as_deref(), reusable)?;
+            Ok(Opened::Network(lease))
+        }
     }
 }
 
