@@ -281,6 +281,11 @@ impl State {
                 mount::restrict(tree.as_fd(), common | RDONLY)?;
                 let target = target::lasting_directory(self.root()?, "sys")?;
                 mount::attach(tree.as_fd(), target.as_fd())?;
+                // The machine's groups come with it.
+                if let Ok(groups) = mount::open_plain(self.root()?, "sys/fs/cgroup") {
+                    let empty = mount::open_plain(self.memory()?, "empty")?;
+                    protect::cover(groups.as_fd(), empty.as_fd())?;
+                }
             }
             done => done?,
         }

@@ -70,12 +70,17 @@ fn mask(
     let Some(target) = open(root, path)? else {
         return Ok(());
     };
-    let directory = FileType::from_raw_mode(fstat(&target)?.st_mode) == FileType::Directory;
-    let cover = mount::clone_fd(if directory { empty } else { null })?;
-    if directory {
-        mount::restrict(cover.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC)?;
+    if FileType::from_raw_mode(fstat(&target)?.st_mode) == FileType::Directory {
+        return cover(target.as_fd(), empty);
     }
-    mount::attach(cover.as_fd(), target.as_fd())
+    mount::attach(mount::clone_fd(null)?.as_fd(), target.as_fd())
+}
+
+/// Covers the directory `target` by the directory `empty`.
+pub(crate) fn cover(target: BorrowedFd<'_>, empty: BorrowedFd<'_>) -> io::Result<()> {
+    let cover = mount::clone_fd(empty)?;
+    mount::restrict(cover.as_fd(), RDONLY | NOSUID | NODEV | NOEXEC)?;
+    mount::attach(cover.as_fd(), target)
 }
 
 fn make_readonly(root: BorrowedFd<'_>, path: &str) -> io::Result<()> {

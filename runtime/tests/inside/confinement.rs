@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lapstrake_runtime::{Device, DeviceKind, Exit, Security, Ulimit};
+use lapstrake_runtime::{Device, DeviceKind, Exit, Network, Security, Ulimit};
 
 use crate::support::{Needs, Space, bind, outcome, refused, sh};
 use crate::{Test, leaks};
@@ -205,6 +205,10 @@ fn proc_and_sys_are_protected(space: &Space) {
     let script =
         "find /sys/fs/cgroup -type d -exec mkdir {}/x \\; 2>/dev/null; find /sys/fs/cgroup -name x";
     assert_eq!(sh(space, script), "");
+    // Those of the machine are not seen on its network either, where a user's /sys is the machine's.
+    let mut spec = space.sh("ls -d /sys/fs/cgroup/*/ 2> /dev/null; true");
+    spec.network = Network::Host;
+    assert_eq!(outcome(&spec).ok(), "");
     let writable = "grep -E ' /(proc|sys)' /proc/mounts | grep ' rw,' | cut -d' ' -f2 | grep -v -E '^/proc(/|$)'; true";
     assert_eq!(sh(space, writable), "");
 }
