@@ -4,6 +4,8 @@
 use std::time::{Duration, Instant};
 
 use lapstrake_frontend::ast::Dockerfile;
+use lapstrake_frontend::glob::Glob;
+use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::image::Platform;
 use lapstrake_frontend::lint::{Scope, lint};
 use lapstrake_frontend::plan::{Inputs, Lowered, Plan};
@@ -282,4 +284,51 @@ fn hostile_expansions() {
     ] {
         let _ = run(name, &format!("FROM a\nENV V={a}\n{line}\n"));
     }
+}
+
+#[test]
+fn heredocs_without_number_or_end() {
+    let one_each = lines(3000, |i| format!("COPY <<E{i} /{i}\n$A text\nE{i}\n"));
+    let plan = run("one each", &format!("FROM a\n{one_each}")).unwrap();
+    assert_eq!(plan.nodes.len(), 3001);
+    let openers = lines(3000, |i| format!("<<E{i} "));
+    let bodies = lines(3000, |i| format!("text\nE{i}\n"));
+    let source = format!("FROM a\nRUN {openers}\n{bodies}COPY {openers} /\n{bodies}");
+    assert_eq!(run("all in one", &source).unwrap().nodes.len(), 3);
+    let open = format!("FROM a\nRUN <<EOF\n{}", "text\n".repeat(1 << 20));
+    assert_eq!(run("open", &open).unwrap_err(), "heredoc");
+    let long = format!("FROM a\nRUN {}\n", "x".repeat(20 << 20));
+    assert_eq!(run("line", &long).unwrap_err(), "line-too-long");
+}
+
+#[test]
+fn stages_that_take_from_themselves() {
+    for line in [
+        "COPY --from=s /a /b",
+        "COPY --from=S /a /b",
+        "COPY --from=0 /a /b",
+        "RUN --mount=from=s,target=/m x",
+    ] {
+        let found = run(line, &format!("FROM a AS s\n{line}\n"));
+        assert_eq!(found.unwrap_err(), "cycle", "{line}");
+    }
+}
+
+/// The patterns are such that each star may stand for almost anything; names are made of what they match, but for the end.
+#[test]
+fn patterns_that_match_everywhere() {
+    let names: Vec<String> = (0..500)
+        .map(|i| format!("dir{}/{}{i}", i % 30, "a".repeat(60)))
+        .collect();
+    let list = lines(40, |i| format!("**/{}{i}b\n", "*a".repeat(30)));
+    let start = Instant::now();
+    let ignore = Ignore::parse(&list).unwrap();
+    assert!(!names.iter().any(|name| ignore.matches(name)));
+    assert!(start.elapsed() < LIMIT, "ignore: {:?}", start.elapsed());
+
+    let glob = Glob::new(&format!("dir*/{}[^0-9]", "*a".repeat(30))).unwrap();
+    let many = names.iter().cycle().take(10_000);
+    let start = Instant::now();
+    assert_eq!(many.filter(|name| glob.is_match(name)).count(), 0);
+    assert!(start.elapsed() < LIMIT, "copy: {:?}", start.elapsed());
 }

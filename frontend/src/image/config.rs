@@ -289,4 +289,26 @@ mod tests {
         assert_eq!(config.config.healthcheck, Some(HealthConfig::default()));
         assert_eq!(config.history, [HistoryEntry::default()]);
     }
+
+    #[test]
+    fn hostile_json_is_refused_or_read() {
+        let read = |text: &str| ImageConfig::from_json(text.as_bytes());
+        for refused in [
+            r#"{"os":"linux","os":"windows"}"#,
+            r#"{"config":{},"config":{}}"#,
+            r#"{"config":{"User":"a","User":"root"}}"#,
+            r#"{"config":{"Healthcheck":{"Interval":1e999}}}"#,
+            r#"{"config":{"Healthcheck":{"Retries":-1}}}"#,
+            r#"{"config":{"Healthcheck":{"Interval":18446744073709551616}}}"#,
+            r#"{"unknown":1e999}"#,
+        ] {
+            assert!(read(refused).is_err(), "{refused}");
+        }
+        let deep = "[".repeat(200_000) + &"]".repeat(200_000);
+        assert!(read(&format!(r#"{{"unknown":{deep}}}"#)).is_err());
+        // Of members that mean nothing here the last counts, and no number is too long.
+        let digits = "9".repeat(300);
+        let config = read(&format!(r#"{{"unknown":1,"unknown":{digits}}}"#)).unwrap();
+        assert!(config.other["unknown"].is_number());
+    }
 }
