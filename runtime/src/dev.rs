@@ -31,14 +31,18 @@ pub(crate) const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Mounts a new `/dev` over `target`. Nodes are made, or, with `bind_nodes`, those of the host are mounted.
+/// Mounts a new `/dev` over `target`, which holds so much, and its `shm` so much. Nodes are made, or, with `bind_nodes`,
+/// those of the host are mounted.
 pub(crate) fn mount(
     target: BorrowedFd<'_>,
     bind_nodes: bool,
     tty_group: bool,
-    shm: u64,
+    (size, shm): (Option<u64>, u64),
 ) -> io::Result<()> {
-    let dev = mount::create("tmpfs", &[("mode", "0755"), ("size", "65536k")], NOSUID)?;
+    let size = size.map(|bytes| bytes.to_string());
+    let mut options = vec![("mode", "0755")];
+    options.extend(size.as_deref().map(|bytes| ("size", bytes)));
+    let dev = mount::create("tmpfs", &options, NOSUID)?;
     let mode = Mode::from_raw_mode(0o755);
     for name in ["pts", "shm", "mqueue"] {
         mkdirat(&dev, name, mode)?;

@@ -177,6 +177,7 @@ impl State {
             Step::Dev {
                 bind_nodes,
                 tty_group,
+                size,
                 shm,
             } => {
                 let target = target::lasting_directory(self.root()?, "dev")?;
@@ -185,7 +186,7 @@ impl State {
                     target.as_fd(),
                     bind_nodes || !self.devices_bounded,
                     tty_group,
-                    shm,
+                    (size, shm),
                 )
             }
             Step::Sys { writable } => self.mount_sys(writable),

@@ -83,6 +83,7 @@ pub(crate) enum Step {
     Dev {
         bind_nodes: bool,
         tty_group: bool,
+        size: Option<u64>,
         shm: u64,
     },
     /// `/sys`.
@@ -185,6 +186,9 @@ impl Step {
     }
 }
 
+/// Docker's size of `/dev`.
+const DEV_SIZE: u64 = 64 << 20;
+
 /// Files that Docker, containerd or podman mask.
 const MASKED: [&str; 15] = [
     "/proc/acpi",
@@ -221,7 +225,7 @@ pub(crate) fn plan(spec: &RunSpec, host: Host) -> Result<Plan, Error> {
         steps: Vec::new(),
     };
     plan.namespaces(spec);
-    plan.file_systems(spec, host);
+    plan.file_systems(spec, host)?;
     plan.mounts(spec, host)?;
     plan.confinement(spec, host);
     Ok(plan)
@@ -248,7 +252,7 @@ impl Plan {
             .push(Step::Hostname(spec.process.hostname.clone()));
     }
 
-    fn file_systems(&mut self, spec: &RunSpec, host: Host) {
+    fn file_systems(&mut self, spec: &RunSpec, host: Host) -> Result<(), Error> {
         let insecure = spec.security == Security::Insecure;
         self.steps.push(Step::Root {
             lowers: spec.root.lowers.clone(),
@@ -260,6 +264,7 @@ impl Plan {
         self.steps.push(Step::Dev {
             bind_nodes: host.user_namespace,
             tty_group: !host.single_id,
+            size: dev_size(spec)?,
             shm: spec.limits.shm_size.unwrap_or(Limits::DEFAULT_SHM),
         });
         // After JoinNetwork: a sysfs shows the network namespace of who mounts it.
@@ -283,10 +288,14 @@ impl Plan {
                 exec: false,
             });
         }
+        Ok(())
     }
 
     fn mounts(&mut self, spec: &RunSpec, host: Host) -> Result<(), Error> {
         for (target, kind) in sorted(&spec.mounts)? {
+            if is_new_dev(&target, kind) {
+                continue;
+            }
             let step = self.mount(target, kind, host);
             self.steps.push(step);
         }
@@ -387,6 +396,24 @@ impl Plan {
             env: spec.process.env.clone(),
         });
     }
+}
+
+/// A `tmpfs` on `/dev` takes the place of ours, as with BuildKit: the same devices are in it, its size is the caller's.
+/// Anything else there covers ours.
+fn is_new_dev(target: &str, kind: &MountKind) -> bool {
+    target == "/dev" && matches!(kind, MountKind::Tmpfs { .. })
+}
+
+/// How much `/dev` may hold in files; without a number the kernel bounds it.
+fn dev_size(spec: &RunSpec) -> Result<Option<u64>, Error> {
+    let mounts = sorted(&spec.mounts)?;
+    let given = mounts
+        .iter()
+        .find(|(target, kind)| is_new_dev(target, kind));
+    Ok(match given {
+        Some((_, MountKind::Tmpfs { size, .. })) => *size,
+        _ => Some(DEV_SIZE),
+    })
 }
 
 /// Mounts by their cleaned targets, parents before children.

@@ -58,6 +58,7 @@ pub(crate) const TESTS: &[Test] = &[
         owners_of_files_in_memory,
     ),
     ("tmpfs", Needs::Nothing, tmpfs),
+    ("tmpfs-on-dev", Needs::Nothing, tmpfs_on_dev),
     ("order_of_mounts", Needs::Nothing, order_of_mounts),
     (
         "targets_that_are_refused",
@@ -430,6 +431,25 @@ fn tmpfs(space: &Space) {
         },
     ));
     assert_eq!(outcome(&spec).ok(), "700\n1777\n1048576");
+}
+
+/// It has the devices all the same, and is the only mount there.
+fn tmpfs_on_dev(space: &Space) {
+    let mut spec = space.sh(
+        "echo x > /dev/null && stat -c %F /dev/null /dev/pts /dev/shm; grep -c ' /dev ' /proc/mounts; \
+         dd if=/dev/zero of=/dev/x bs=1M count=3 2>/dev/null; [ $(stat -c %s /dev/x) -le 1048576 ] && echo bounded",
+    );
+    spec.mounts.push(mount(
+        "/dev/",
+        MountKind::Tmpfs {
+            size: Some(1 << 20),
+            mode: None,
+        },
+    ));
+    assert_eq!(
+        outcome(&spec).ok(),
+        "character special file\ndirectory\ndirectory\n1\nbounded"
+    );
 }
 
 fn order_of_mounts(space: &Space) {
