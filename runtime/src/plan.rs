@@ -3,13 +3,18 @@
 //! Order matters in a few places, and the reasons stand where the steps are put. The list is data, so that
 //! `testdata/steps` can pin it and one place ([`crate::init`]) interprets it.
 
+mod check;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use check::sorted;
+
 use crate::Error;
 use crate::caps::{self, Capabilities};
-use crate::spec::{Access, Device, Limits, Mount, MountKind, Network, RunSpec, Security};
+use crate::spec::{Access, Device, Limits, MountKind, Network, RunSpec, Security};
+use check::check;
 
 /// Index of a descriptor that travels with the steps.
 pub(crate) type Slot = usize;
@@ -416,21 +421,6 @@ fn dev_size(spec: &RunSpec) -> Result<Option<u64>, Error> {
     })
 }
 
-/// Mounts by their cleaned targets, parents before children.
-pub(crate) fn sorted(mounts: &[Mount]) -> Result<Vec<(String, &MountKind)>, Error> {
-    let mut sorted: Vec<(String, &MountKind)> = Vec::new();
-    for mount in mounts {
-        let target = clean(&mount.target);
-        check_target(&mount.target, &target)?;
-        match sorted.iter_mut().find(|(other, _)| *other == target) {
-            Some(same) => same.1 = &mount.kind,
-            None => sorted.push((target, &mount.kind)),
-        }
-    }
-    sorted.sort_by(|a, b| a.0.split('/').cmp(b.0.split('/')));
-    Ok(sorted)
-}
-
 /// The steps of `spec` where its root is put together beforehand ([`crate::bare`]): the directory in slot [`FIRST`].
 pub(crate) fn bare_plan(spec: &RunSpec, root: std::os::fd::OwnedFd) -> Result<Plan, Error> {
     check(spec)?;
@@ -440,78 +430,6 @@ pub(crate) fn bare_plan(spec: &RunSpec, root: std::os::fd::OwnedFd) -> Result<Pl
     };
     plan.command(spec, Host::default(), Capabilities::OfRoot);
     Ok(plan)
-}
-
-fn check(spec: &RunSpec) -> Result<(), Error> {
-    if spec.process.argv.is_empty() {
-        return Err(Error::Invalid(
-            "run an empty command: name a program".into(),
-        ));
-    }
-    if !spec.process.cwd.starts_with('/') {
-        return Err(Error::Invalid(format!(
-            "use working directory {:?}: it is not absolute",
-            spec.process.cwd
-        )));
-    }
-    let words = spec.process.argv.iter().chain(
-        spec.process
-            .env
-            .iter()
-            .flat_map(|(name, value)| [name, value]),
-    );
-    for word in words
-        .chain([&spec.process.cwd, &spec.process.user])
-        .chain(spec.mounts.iter().map(|m| &m.target))
-        .chain(spec.devices.iter().map(|d| &d.target))
-    {
-        if word.contains('\0') {
-            return Err(Error::Invalid(format!(
-                "pass {word:?} to a command: it contains a zero byte"
-            )));
-        }
-    }
-    for device in &spec.devices {
-        check_target(&device.target, &clean(&device.target))?;
-    }
-    if let Some((name, _)) = spec
-        .process
-        .env
-        .iter()
-        .find(|(name, _)| name.is_empty() || name.contains('='))
-    {
-        return Err(Error::Invalid(format!(
-            "set environment variable {name:?}: not a name"
-        )));
-    }
-    Ok(())
-}
-
-fn check_target(given: &str, target: &str) -> Result<(), Error> {
-    if target == "/" {
-        return Err(Error::Invalid(format!(
-            "mount onto {given:?}: the root cannot be covered"
-        )));
-    }
-    if target == "/proc" || target.starts_with("/proc/") {
-        return Err(Error::Invalid(format!(
-            "mount onto {given:?}: nothing can be mounted in /proc"
-        )));
-    }
-    Ok(())
-}
-
-/// An absolute path without `.`, `..`, empty components and a trailing `/`, by its text alone.
-fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(parts.pop()),
-            name => parts.push(name),
-        }
-    }
-    format!("/{}", parts.join("/"))
 }
 
 #[cfg(test)]
@@ -569,18 +487,5 @@ mod tests {
             seen += 1;
         }
         assert!(seen > 0);
-    }
-
-    #[test]
-    fn paths_are_cleaned_by_their_text() {
-        for (path, cleaned) in [
-            ("a//b/", "/a/b"),
-            ("/./a/../../b", "/b"),
-            ("..", "/"),
-            ("", "/"),
-            ("/a/.b..c", "/a/.b..c"),
-        ] {
-            assert_eq!(clean(path), cleaned, "{path}");
-        }
     }
 }

@@ -87,9 +87,15 @@ fn build_goes_by_dockers_names_too() {
     assert!(refused("lapstrake builder info").contains("unknown command \"builder\""));
 }
 
+fn check(cases: Vec<(&str, Command)>) {
+    for (line, expected) in cases {
+        let found = run(&format!("lapstrake {line}")).command;
+        assert_eq!(found, expected, "{line}");
+    }
+}
+
 #[test]
-fn the_other_commands() {
-    let image = |name: &str| name.parse().unwrap();
+fn commands_about_images() {
     let table = Format::Table;
     let images = ImagesOptions {
         repository: None,
@@ -105,19 +111,7 @@ fn the_other_commands() {
         no_trunc: false,
         quiet: false,
     };
-    let prune = PruneOptions {
-        all: false,
-        force: false,
-        until: None,
-        kinds: Vec::new(),
-        ids: Vec::new(),
-        keep: None,
-        max_used: None,
-        min_free: None,
-        dry_run: false,
-        verbose: false,
-    };
-    let cases = [
+    check(vec![
         ("images", Command::Images(images)),
         (
             "images a:1 --format json --digests --no-trunc -q",
@@ -144,6 +138,13 @@ fn the_other_commands() {
                 ..history
             }),
         ),
+    ]);
+}
+
+#[test]
+fn commands_that_name_and_move_images() {
+    let image = |name: &str| name.parse().unwrap();
+    check(vec![
         (
             "tag a b:2",
             Command::Tag(TagOptions {
@@ -177,6 +178,25 @@ fn the_other_commands() {
                 progress: ProgressMode::Plain,
             }),
         ),
+    ]);
+}
+
+#[test]
+fn commands_about_the_store_and_the_program() {
+    let table = Format::Table;
+    let prune = PruneOptions {
+        all: false,
+        force: false,
+        until: None,
+        kinds: Vec::new(),
+        ids: Vec::new(),
+        keep: None,
+        max_used: None,
+        min_free: None,
+        dry_run: false,
+        verbose: false,
+    };
+    check(vec![
         (
             "du -v",
             Command::DiskUsage(UsageOptions {
@@ -202,14 +222,7 @@ fn the_other_commands() {
         ),
         ("info", Command::Info(table)),
         ("version --format json", Command::Version(Format::Json)),
-    ];
-    for (line, expected) in cases {
-        assert_eq!(
-            run(&format!("lapstrake {line}")).command,
-            expected,
-            "{line}"
-        );
-    }
+    ]);
 }
 
 #[test]

@@ -33,7 +33,7 @@ RUN --mount=type=cache,target=/cache,id=c wc -l < /cache/log > /lines
 RUN --mount=type=tmpfs,target=/tmp/empty touch /tmp/empty/x
 RUN --mount=type=secret,id=s,target=/run/key,mode=0400 stat -c %a /run/key > /secret; cat /run/key | wc -c >> /secret
 RUN rm /copied/a /bin/sleep && echo > /dev/null && mkdir /copied/new && chmod 700 /tmp
-WORKDIR /work/here
+WORKDIR /place/here
 USER user
 RUN id > /tmp/id || true; sleep 1 & id -u
 ";

@@ -137,13 +137,13 @@ fn made_directories_inherit_the_group_of_a_setgid_parent() {
     let made = tree(
         &space,
         "FROM busybox\nRUN mkdir /g && chgrp 7 /g && chmod 2775 /g\n\
-         COPY src /g/copied/\nCOPY --chown=3:4 src/sub/file /g/owned/\nWORKDIR /g/work/below\n\
+         COPY src /g/copied/\nCOPY --chown=3:4 src/sub/file /g/owned/\nWORKDIR /g/made/below\n\
          USER 5:6\nWORKDIR /g/user\n",
     );
     let seen = |path: &str| (made[path].mode & 0o7777, made[path].owner);
     assert_eq!(seen("g/copied"), (0o2755, (0, 7)));
     assert_eq!(seen("g/owned"), (0o2755, (3, 4)));
-    assert_eq!(seen("g/work/below"), (0o2755, (0, 7)));
+    assert_eq!(seen("g/made/below"), (0o2755, (0, 7)));
     assert_eq!(seen("g/user"), (0o2755, (5, 6)));
     // What is copied has its own mode and owner.
     assert_eq!(seen("g/copied/sub"), (0o755, (0, 0)));
