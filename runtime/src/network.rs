@@ -2,9 +2,9 @@
 //!
 //! Starting `pasta` takes some 30 ms, ten times as long as everything else, and even a namespace that leads nowhere costs
 //! the kernel 4 ms to make and to remove; so a network outlives its step: it goes back to a pool from which the next step
-//! takes it. Steps that run at the same time get different ones. Nothing of a step
-//! remains in its network: its processes, and with them its sockets, are gone, and it may not change interfaces or
-//! routes.
+//! takes it. Steps that run at the same time get different ones. Of a step nothing remains that
+//! the next could notice: its processes are gone, and it may not change interfaces, routes or settings. Only connections
+//! that were just closed (TIME_WAIT) hold the port of their server a while longer; a network with such is not used again.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -42,6 +42,33 @@ struct Network {
     /// What connects it, if it is connected.
     pasta: Option<PathBuf>,
     namespace: OwnedFd,
+    /// Its connections, as the kernel lists them: `/proc/net/tcp` and the like (proc_net_tcp.rst).
+    connections: Vec<File>,
+}
+
+/// The first port that the kernel gives to who asks for any. Nobody waits for one of these.
+const FIRST_EPHEMERAL: u16 = 32768;
+
+impl Network {
+    /// Whether every port is free that a server might ask for.
+    fn is_free(&mut self) -> bool {
+        self.connections.iter_mut().all(|list| {
+            let mut text = String::new();
+            list.rewind()
+                .and_then(|()| list.read_to_string(&mut text))
+                .is_ok()
+                && text
+                    .lines()
+                    .skip(1)
+                    .all(|line| local_port(line) >= Some(FIRST_EPHEMERAL))
+        })
+    }
+}
+
+/// The port in a line such as `0: 0100007F:1F90 0100007F:C350 06 …`.
+fn local_port(line: &str) -> Option<u16> {
+    let (_, port) = line.split_whitespace().nth(1)?.rsplit_once(':')?;
+    u16::from_str_radix(port, 16).ok()
 }
 
 /// A network that one step uses; dropping it gives it back.
@@ -61,7 +88,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if self.reusable {
+        let free = |network: &mut Network| self.reusable && network.is_free();
+        if self.network.as_mut().is_some_and(free) {
             idle().extend(self.network.take());
         }
     }
@@ -76,7 +104,7 @@ pub(crate) fn lease(pasta: Option<&Path>, reusable: bool) -> Result<Lease, Error
     let found = {
         let mut idle = idle();
         idle.iter()
-            .position(|network| network.pasta.as_deref() == pasta)
+            .rposition(|network| network.pasta.as_deref() == pasta)
             .map(|index| idle.swap_remove(index))
     };
     let network = match found {
@@ -95,19 +123,19 @@ pub fn prepare_network(pasta: &Path) -> Result<(), Error> {
 }
 
 fn start(pasta: Option<&Path>) -> Result<Network, Error> {
-    let namespace =
-        new_namespace().map_err(|error| Error::Setup(format!("make a network: {error}")))?;
+    let network =
+        new_network(pasta).map_err(|error| Error::Setup(format!("make a network: {error}")))?;
     if let Some(pasta) = pasta {
-        connect(pasta, namespace.as_fd())
+        connect(pasta, network.namespace.as_fd())
             .map_err(|error| Error::Setup(format!("start {}: {error}", pasta.display())))?;
     }
-    let pasta = pasta.map(Path::to_owned);
-    Ok(Network { pasta, namespace })
+    Ok(network)
 }
 
-/// A new network namespace. A thread of its own enters it, so that no other one leaves the host's.
-fn new_namespace() -> io::Result<OwnedFd> {
-    let make = || -> io::Result<OwnedFd> {
+/// A new network namespace, not connected yet. A thread of its own enters it, so that no other one leaves the host's.
+fn new_network(pasta: Option<&Path>) -> io::Result<Network> {
+    let pasta = pasta.map(Path::to_owned);
+    let make = || -> io::Result<Network> {
         sys::unshare(libc::CLONE_NEWNET)?;
         let socket = rustix::net::socket_with(
             AddressFamily::INET,
@@ -116,12 +144,22 @@ fn new_namespace() -> io::Result<OwnedFd> {
             None,
         )?;
         sys::loopback_up(socket.as_fd())?;
-        sys::reject_route(socket.as_fd(), METADATA)?;
-        Ok(open(
-            "/proc/thread-self/ns/net",
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?)
+        if pasta.is_some() {
+            sys::reject_route(socket.as_fd(), METADATA)?;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = open("/proc/thread-self/ns/net", flags, Mode::empty())?;
+        // A kernel without IPv6 has only the first.
+        let lists = ["tcp", "tcp6"].map(|list| format!("/proc/thread-self/net/{list}"));
+        let connections = lists
+            .iter()
+            .filter_map(|list| File::open(list).ok())
+            .collect();
+        Ok(Network {
+            pasta,
+            namespace,
+            connections,
+        })
     };
     let thread = std::thread::Builder::new()
         .name("network".into())

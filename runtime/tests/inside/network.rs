@@ -18,6 +18,11 @@ pub(crate) const TESTS: &[Test] = &[
         Needs::Nothing,
         no_network_but_loopback,
     ),
+    (
+        "a_network_is_as_good_as_new",
+        Needs::Nothing,
+        a_network_is_as_good_as_new,
+    ),
     ("network_of_the_host", Needs::Nothing, network_of_the_host),
     ("isolated_network", Needs::Nothing, isolated_network),
 ];
@@ -32,6 +37,16 @@ fn no_network_but_loopback(space: &Space) {
         output.starts_with("lo\n") && output.ends_with("\n1"),
         "{output}"
     );
+}
+
+fn a_network_is_as_good_as_new(space: &Space) {
+    let namespace = || sh(space, "readlink /proc/self/ns/net");
+    assert_eq!(namespace(), namespace(), "it is not used again");
+    // Who closes first keeps the port: the server, which has nothing to say.
+    let serve = "nc -l -p 8080 </dev/null & sleep 0.2; sleep 0.3 | nc 127.0.0.1 8080; wait
+        grep -c '0100007F:1F90 .* 06' /proc/net/tcp /proc/net/tcp6 | grep -c ':1$'";
+    assert_eq!(sh(space, serve), "1");
+    assert_eq!(sh(space, "tail -q -n +2 /proc/net/tcp /proc/net/tcp6"), "");
 }
 
 fn with(space: &Space, script: &str, network: Network) -> RunSpec {
