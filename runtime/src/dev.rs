@@ -156,29 +156,36 @@ pub(crate) fn host_device(device: &Device) -> io::Result<OwnedFd> {
     mount::clone_fd(node.as_fd())
 }
 
-/// Folders of `/dev` that are file systems of their own.
-const MOUNTED: [&str; 4] = ["pts", "shm", "mqueue", "hugepages"];
-
-/// Adds every device of the host that `/dev` does not have yet, for commands that are not confined.
+/// Adds every device of the host that `/dev` does not have yet, for commands that are not confined. Left out are folders
+/// that are file systems of their own, and those that this user may not read.
 pub(crate) fn add_host_devices(root: BorrowedFd<'_>) -> io::Result<()> {
-    add_devices_of(Path::new("/dev"), mount::open_plain(root, "dev")?.as_fd())
+    let host = Path::new("/dev");
+    let device = rustix::fs::stat(host)?.st_dev;
+    add_devices_of(host, device, mount::open_plain(root, "dev")?.as_fd())
 }
 
-fn add_devices_of(folder: &Path, dev: BorrowedFd<'_>) -> io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
+fn add_devices_of(folder: &Path, device: u64, dev: BorrowedFd<'_>) -> io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if is_hidden(&error) => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
-        let (kind, name) = (entry.file_type()?, entry.file_name());
-        if kind.is_dir() && !MOUNTED.iter().any(|mounted| name == *mounted) {
+        let name = entry.file_name();
+        let stat = match rustix::fs::lstat(entry.path()) {
+            Err(error) if is_hidden(&error.into()) => continue,
+            stat => stat?,
+        };
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Directory && stat.st_dev == device {
             match mkdirat(dev, &name, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let below = openat(dev, &name, flags, Mode::empty())?;
-            add_devices_of(&entry.path(), below.as_fd())?;
+            add_devices_of(&entry.path(), device, below.as_fd())?;
         }
-        let stat = rustix::fs::lstat(entry.path())?;
-        let kind = FileType::from_raw_mode(stat.st_mode);
         if !matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) {
             continue;
         }
@@ -189,4 +196,32 @@ fn add_devices_of(folder: &Path, dev: BorrowedFd<'_>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether something is not for this user, or has gone since it was listed.
+fn is_hidden(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn folders_of_other_file_systems_have_no_devices_for_steps() {
+        let (host, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(host.path().join("net/deep")).unwrap();
+        let device = rustix::fs::stat(host.path()).unwrap().st_dev;
+        let dev = std::fs::File::open(new.path()).unwrap();
+        add_devices_of(host.path(), device + 1, dev.as_fd()).unwrap();
+        assert!(!new.path().join("net").exists());
+        add_devices_of(host.path(), device, dev.as_fd()).unwrap();
+        assert!(new.path().join("net/deep").is_dir());
+        let gone = host.path().join("gone");
+        add_devices_of(&gone, device, dev.as_fd()).unwrap();
+    }
 }
