@@ -345,20 +345,21 @@ fn output(mut command: Command, cancel: &Cancel) -> Result<Output> {
             std::thread::sleep(TICK);
         };
         ensure!(!cancel.is_cancelled(), "git was stopped");
-        ensure!(
-            status.code() != Some(NOT_FOUND),
-            "git is not installed: install it to build from repositories"
-        );
         let read = |thread: std::thread::ScopedJoinHandle<'_, std::io::Result<Vec<u8>>>| {
             let read = thread
                 .join()
                 .map_err(|_| anyhow::anyhow!("read from git"))?;
             read.context("read from git")
         };
+        let (stdout, stderr) = (read(stdout)?, read(stderr)?);
+        ensure!(
+            stderr != NOT_FOUND.as_bytes(),
+            "git is not installed: install it to build from repositories"
+        );
         Ok(Output {
             status,
-            stdout: read(stdout)?,
-            stderr: read(stderr)?,
+            stdout,
+            stderr,
         })
     })
 }
