@@ -278,8 +278,7 @@ fn next_size(size: usize, took: Duration) -> usize {
 struct Bin {
     dir: OwnedFd,
     path: PathBuf,
-    /// None if there can be no more threads; those that there are do then.
-    threads: Option<ThreadPool>,
+    threads: ThreadPool,
 }
 
 impl Bin {
@@ -287,16 +286,19 @@ impl Bin {
         let (name, path) = store.temp_name();
         mkdirat(store.temp_dir(), &name, Mode::RWXU).at("create", &path)?;
         let dir = dir::open_child(store.temp_dir(), &name).at("open", &path)?;
-        let threads = ThreadPoolBuilder::new().num_threads(WIDTH).build().ok();
+        // Where no more threads can be had, this one is the pool.
+        let alone = || ThreadPoolBuilder::new().num_threads(1).use_current_thread();
+        let threads = ThreadPoolBuilder::new().num_threads(WIDTH).build();
+        let threads = threads
+            .or_else(|_| alone().build())
+            .map_err(io::Error::other);
+        let threads = threads.at("start the threads that empty", &path)?;
         Ok(Self { dir, path, threads })
     }
 
     /// Runs `work` so that what it does in parallel is done by all threads.
     fn wide<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        match &self.threads {
-            Some(threads) => threads.install(work),
-            None => work(),
-        }
+        self.threads.install(work)
     }
 
     fn empty(&self) -> Result<()> {
