@@ -95,8 +95,9 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Http, known: Known) -> Result<Lay
     )?);
     std::io::copy(&mut blob, &mut file).context("write the fetched file")?;
     file.flush()?;
+    // Where the server says none it is this one, as with BuildKit, whatever SOURCE_DATE_EPOCH is: the key has no other.
     let time = Timespec {
-        tv_sec: fetched.modified.or(ops.settings.epoch).unwrap_or(0),
+        tv_sec: fetched.modified.unwrap_or(0),
         tv_nsec: 0,
     };
     fs::futimens(

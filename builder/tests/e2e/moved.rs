@@ -78,6 +78,19 @@ fn a_file_with_a_checksum_is_not_asked_for_again() {
     assert!(space.fails(&["."]).contains("403"));
 }
 
+/// Whatever the first build's SOURCE_DATE_EPOCH was, so that the next one takes nothing else than it would make.
+#[test]
+fn a_file_of_which_the_server_says_no_time_is_of_1970() {
+    let given = Arc::new(Mutex::new(file("text", "1")));
+    let server = changing(&given);
+    let add = format!("ADD http://{}/f /", server.host());
+    let space = TestSpace::with(&format!("FROM busybox\n{add}\nRUN stat -c 'at %Y' /f\n"));
+    let first = space.build(&["--build-arg=SOURCE_DATE_EPOCH=1000", "."]);
+    assert!(first.stderr.contains(" at 0\n"), "{}", first.stderr);
+    let next = space.build(&["--build-arg=SOURCE_DATE_EPOCH=2000000", "."]);
+    assert_eq!(worked(&next), [""; 0]);
+}
+
 #[test]
 fn a_branch_counts_by_its_commit_and_a_context_by_its_files() {
     let space = TestSpace::empty();
