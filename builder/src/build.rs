@@ -16,6 +16,7 @@ use lapstrake_frontend::lint::{Scope, Warning, lint};
 use lapstrake_frontend::plan::{Entitlement, Inputs, Node, Op, OpId, Plan};
 use lapstrake_frontend::span::Span;
 use lapstrake_runtime::Cancel;
+use tokio::sync::oneshot;
 
 use crate::ahead::Ahead;
 use crate::assemble::{Image, assemble};
@@ -32,6 +33,7 @@ use crate::registry::Client;
 use crate::resolve::{PlanError, Resolver};
 use crate::secrets::Secrets;
 use crate::sink::{Emitted, Outlet, Sink};
+use crate::threads;
 use crate::travel::{self, Elsewhere, Export, Lost, Place};
 
 /// All that a build is made of.
@@ -225,9 +227,14 @@ async fn attempt(
     };
     let ops = Arc::new(ops);
     let working = Arc::clone(&ops);
-    let built = tokio::task::spawn_blocking(move || work(graph, &working, &finishing)).await;
+    let (sender, built) = oneshot::channel();
+    threads::run("engine", &ops.tokio, move || {
+        // The build was stopped if nobody waits any more.
+        let _ = sender.send(work(graph, &working, &finishing));
+    });
+    let built = built.await;
     *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &project).await;
-    built.map_err(|error| anyhow!(error))?
+    built.map_err(|_| anyhow!("the engine ended: internal error"))?
 }
 
 /// Works all steps and emits what they made. To be called on a thread that may block.

@@ -36,6 +36,7 @@ mod resolve;
 mod secrets;
 mod sink;
 mod stored;
+mod threads;
 mod time;
 mod travel;
 mod web;

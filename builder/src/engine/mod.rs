@@ -24,6 +24,7 @@ pub(crate) use merge::merge;
 use crate::events::Events;
 use crate::explain::Outcome;
 use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
+use crate::threads;
 use crate::travel::Lost;
 
 /// An op with the results that it reads.
@@ -114,7 +115,7 @@ pub(crate) struct Failure {
 
 /// Works all of `graph` and returns it with every wanted op done, or the first failure once all running steps ended.
 /// `finished` sees each result as it comes. When a layer of a cache elsewhere cannot be had after all, the steps that rest
-/// on it are worked again. To be called on a thread that may block; steps run on others of `tokio`'s.
+/// on it are worked again. To be called on a thread that may block; steps that run at once run on others.
 pub(crate) fn solve<E: Executor>(
     mut graph: Graph,
     executor: &Arc<E>,
@@ -152,7 +153,7 @@ pub(crate) fn solve<E: Executor>(
             if running == 1 && !graph.has_ready() {
                 work();
             } else {
-                tokio.spawn_blocking(work);
+                threads::run("step", tokio, work);
             }
         }
         if running == 0 {

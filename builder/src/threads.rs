@@ -1,0 +1,33 @@
+//! Threads for the engine and its steps.
+//!
+//! Not tokio's for work that blocks: where the machine gives no more of them it has new work wait for one that is busy, and
+//! the engine would wait for steps that wait for it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::runtime::Handle;
+
+/// Runs `work` on a thread of its own, from where it may use `tokio`; on this one if no other can be had.
+pub(crate) fn run(name: &str, tokio: &Handle, work: impl FnOnce() + Send + 'static) {
+    let tokio = tokio.clone();
+    let work = Arc::new(Mutex::new(Some(move || {
+        let _inside = tokio.enter();
+        work();
+    })));
+    let take = |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let theirs = Arc::clone(&work);
+    let begin = move || {
+        if let Some(work) = take(&theirs) {
+            work();
+        }
+    };
+    if thread::Builder::new()
+        .name(name.into())
+        .spawn(begin)
+        .is_err()
+        && let Some(work) = take(&work)
+    {
+        work();
+    }
+}
