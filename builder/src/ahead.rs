@@ -11,7 +11,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::compress::Compression;
 use crate::fs::{ChainLayer, Fs};
 use crate::pack::{compress_ahead, is_compressed};
-use crate::sink::{Outlet, Sink};
+use crate::sink::{Outlet, Output};
 use crate::travel::{Export, Mode};
 
 /// Layers that are on their way to caches at once; steps need the machine too.
@@ -32,11 +32,12 @@ pub(crate) struct Ahead {
 impl Ahead {
     pub(crate) fn new(
         outlet: &Outlet,
-        sinks: &[Sink],
+        outputs: &[Output],
+        epoch: Option<i64>,
         exports: &[Export],
         in_image: HashSet<OpId>,
     ) -> Self {
-        let packings = sinks.iter().filter_map(Sink::packing);
+        let packings = outputs.iter().filter_map(|output| output.packing(epoch));
         Self {
             outlet: outlet.clone(),
             compressions: packings.map(|packing| packing.compression).collect(),

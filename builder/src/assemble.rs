@@ -23,6 +23,12 @@ pub(crate) struct Image {
     /// Docker's image id.
     pub(crate) id: Digest,
     pub(crate) layers: Chain,
+    /// So many history entries are the base image's.
+    pub(crate) base_history: usize,
+    /// SOURCE_DATE_EPOCH, where an output applies it.
+    pub(crate) epoch: Option<i64>,
+    /// No file that a step made is later than that.
+    pub(crate) rewritten: bool,
 }
 
 /// Makes the image of `plan`. `place` gives the result of each of the plan's ops; `epoch` is SOURCE_DATE_EPOCH, `cache` the
@@ -38,35 +44,28 @@ pub(crate) fn assemble<'a>(
         anyhow::bail!("the target's file system was not built");
     };
     let mut config = plan.config.clone();
-    config.rootfs.diff_ids = layers
-        .layers
-        .iter()
-        .map(|layer| layer.diff_id().0.to_string())
-        .collect();
-    let start = match config
-        .created
-        .clone()
-        .filter(|_| !config.history.is_empty())
-    {
-        Some(created) => created,
-        None => first_created(store, plan, layers)?,
-    };
+    config.rootfs.diff_ids = layers.diff_ids();
+    let base_history = config.history.len();
     let fixed = epoch.map(|seconds| time::rfc3339(seconds, 0));
-    let mut last = fixed.clone().unwrap_or(start);
     for entry in &plan.history {
-        if let (None, Some(id)) = (&fixed, entry.layer) {
-            last = created(place(id)).context("a history entry names an op without a layer")?;
-        }
+        let made = entry
+            .layer
+            .map(|id| created(place(id)).context("a history entry names an op without a layer"));
         config.history.push(HistoryEntry {
-            created: Some(last.clone()),
+            created: fixed.clone().or(made.transpose()?),
             created_by: entry.created_by.clone(),
             comment: COMMENT.to_owned(),
             empty_layer: entry.layer.is_none(),
             author: String::new(),
         });
     }
-    fit_history(&mut config.history, layers.layers.len(), &last);
-    config.created = Some(last);
+    fit_history(&mut config.history, layers.layers.len(), fixed);
+    date_history(&mut config.history);
+    let last = config.history.iter().rev().find_map(|e| e.created.clone());
+    config.created = match last {
+        Some(last) => Some(last),
+        None => Some(first_created(store, plan, layers)?),
+    };
     // A base image's own cache is not this image's.
     config.other.remove(INLINE);
     if let Some(cache) = cache {
@@ -78,18 +77,21 @@ pub(crate) fn assemble<'a>(
         id: Digest::of(&config),
         config,
         layers: layers.clone(),
+        base_history,
+        epoch: None,
+        rewritten: false,
     })
 }
 
 /// Makes the history name as many layers as there are: base images and contexts that stages begin with may have none.
-fn fit_history(history: &mut Vec<HistoryEntry>, layers: usize, created: &str) {
+fn fit_history(history: &mut Vec<HistoryEntry>, layers: usize, created: Option<String>) {
     let mut filled = 0;
     for entry in history.iter_mut().filter(|entry| !entry.empty_layer) {
         filled += 1;
         entry.empty_layer = filled > layers;
     }
     let missing = HistoryEntry {
-        created: Some(created.to_owned()),
+        created,
         created_by: String::new(),
         comment: ADDED.to_owned(),
         empty_layer: false,
@@ -97,6 +99,24 @@ fn fit_history(history: &mut Vec<HistoryEntry>, layers: usize, created: &str) {
     };
     let count = layers.saturating_sub(filled);
     history.extend(std::iter::repeat_n(missing, count));
+}
+
+/// Gives entries without a time one, as BuildKit does: the first of them that of the next layer, or of what comes before where
+/// no layer follows; later ones that of the layer before.
+fn date_history(history: &mut [HistoryEntry]) {
+    let is_undated = |entry: &HistoryEntry| entry.created.is_none();
+    let Some(at) = history.iter().position(is_undated) else {
+        return;
+    };
+    let (before, rest) = history.split_at_mut(at);
+    let next = rest.iter().find_map(|entry| entry.created.clone());
+    let mut time = next.or_else(|| before.last().and_then(|entry| entry.created.clone()));
+    for entry in rest {
+        match &entry.created {
+            Some(own) => time = Some(own.clone()),
+            None => entry.created.clone_from(&time),
+        }
+    }
 }
 
 fn created(fs: Option<&Fs>) -> Option<String> {

@@ -32,7 +32,7 @@ use crate::ops::{Ops, Settings};
 use crate::registry::Client;
 use crate::resolve::{PlanError, Resolver};
 use crate::secrets::Secrets;
-use crate::sink::{Emitted, Outlet, Sink};
+use crate::sink::{Emitted, Outlet, Output};
 use crate::threads;
 use crate::travel::{self, Elsewhere, Export, Lost, Place};
 
@@ -52,7 +52,7 @@ pub(crate) struct Request {
     pub(crate) pull: bool,
     /// Steps that are worked in any case.
     pub(crate) forced: Forced,
-    pub(crate) sinks: Vec<Sink>,
+    pub(crate) outputs: Vec<Output>,
     pub(crate) travel: Travel,
     /// Names what is built, to compare this build with the one before.
     pub(crate) project: Key,
@@ -151,7 +151,7 @@ async fn attempt(
         allowed,
         pull,
         forced,
-        sinks,
+        outputs,
         travel,
         project,
         warn,
@@ -214,13 +214,13 @@ async fn attempt(
         .collect();
     let graph = Graph::new(merged.nodes.clone(), &wanted);
     let in_image = graph.layers_of(&wanted);
-    let ahead = Ahead::new(&outlet, &sinks, &travel.to, in_image);
+    let ahead = Ahead::new(&outlet, &outputs, epoch, &travel.to, in_image);
     let finishing = Finishing {
         outlet,
         plans,
         places: merged.places,
         contexts,
-        sinks,
+        outputs,
         travel,
         epoch,
         ahead,
@@ -386,7 +386,7 @@ struct Finishing {
     /// For each plan where its ops are in the graph.
     places: Vec<Vec<OpId>>,
     contexts: HashMap<Option<String>, Arc<LocalContext>>,
-    sinks: Vec<Sink>,
+    outputs: Vec<Output>,
     travel: Travel,
     epoch: Option<i64>,
     ahead: Ahead,
@@ -416,9 +416,9 @@ impl Finishing {
             )?);
         }
         let emitted = self
-            .sinks
+            .outputs
             .iter()
-            .map(|sink| sink.emit(outlet, &images))
+            .map(|output| output.emit(outlet, &images, self.epoch))
             .collect::<Result<_>>()?;
         self.ahead.wait();
         let chains: Vec<&Chain> = images.iter().map(|image| &image.layers).collect();

@@ -114,6 +114,12 @@ impl ChainLayer {
 }
 
 impl Chain {
+    /// The diff ids of all layers, as an image's config lists them.
+    pub(crate) fn diff_ids(&self) -> Vec<String> {
+        let ids = self.layers.iter().map(ChainLayer::diff_id);
+        ids.map(|id| id.0.to_string()).collect()
+    }
+
     /// This chain with one more layer on top.
     pub(crate) fn with(&self, layer: ChainLayer) -> Self {
         let mut layers = self.layers.clone();

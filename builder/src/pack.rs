@@ -19,6 +19,9 @@ use crate::parallel;
 /// Each layer is compressed by all cores; a few at once keep them busy where layers are small.
 const LAYERS_AT_ONCE: usize = 4;
 
+/// BuildKit's annotation of a layer whose files have no time after SOURCE_DATE_EPOCH, which it tells.
+const REWRITTEN: &str = "buildkit/rewritten-timestamp";
+
 /// Which media types documents carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flavour {
@@ -90,8 +93,16 @@ pub(crate) fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Pa
     } else {
         LAYERS_AT_ONCE
     };
-    let layers = parallel::map(layers, threads, |layer| layer_blob(store, layer, packing))
-        .context("compress layers")?;
+    let blob = |layer: &ChainLayer| {
+        let mut blob = layer_blob(store, layer, packing)?;
+        let epoch = image.epoch.filter(|_| image.rewritten);
+        if let (Some(epoch), ChainLayer::Built(_), Flavour::Oci) = (epoch, layer, packing.flavour) {
+            let annotations = &mut blob.descriptor.annotations;
+            annotations.insert(REWRITTEN.to_owned(), epoch.to_string());
+        }
+        Ok(blob)
+    };
+    let layers = parallel::map(layers, threads, blob).context("compress layers")?;
     let (config_type, manifest_type) = match packing.flavour {
         Flavour::Oci => (media::OCI_CONFIG, media::OCI_MANIFEST),
         Flavour::Docker => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),

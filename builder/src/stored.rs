@@ -73,6 +73,9 @@ impl StoredImage {
             config: self.config_bytes.clone(),
             id: self.id(),
             layers,
+            base_history: 0,
+            epoch: None,
+            rewritten: false,
         })
     }
 }

@@ -36,6 +36,7 @@ mod blob;
 mod boot;
 mod chain;
 mod check;
+mod clamp;
 mod copy;
 mod digest;
 mod dir;

@@ -59,6 +59,8 @@ pub struct FilesOutput {
     pub platform_split: Option<bool>,
     /// `mode=delete`: what else is in the directory is removed.
     pub delete: bool,
+    /// As [`Encoding::source_date_epoch`].
+    pub source_date_epoch: Option<Option<i64>>,
 }
 
 /// What an archive holds.
@@ -94,8 +96,8 @@ pub struct Encoding {
     pub oci_media_types: Option<bool>,
     /// `rewrite-timestamp`: no file is younger than `SOURCE_DATE_EPOCH`.
     pub rewrite_timestamp: bool,
-    /// `source-date-epoch`, instead of the build's.
-    pub source_date_epoch: Option<i64>,
+    /// `source-date-epoch`, instead of the build's; empty for none.
+    pub source_date_epoch: Option<Option<i64>>,
     /// In the order they were given; of equal keys the last counts.
     pub annotations: Vec<Annotation>,
 }
@@ -146,6 +148,7 @@ impl OutputSpec {
                 tar,
                 platform_split: None,
                 delete: false,
+                source_date_epoch: None,
             }));
         }
         let mut options = Options::read(text)?;
@@ -227,15 +230,19 @@ impl Options {
 
     fn image(&mut self, push: bool, local: &Platform) -> Result<ImageOutput, Invalid> {
         // The store always keeps images, and always as layers that can be used at once.
-        self.boolean("unpack")?;
+        let unpack = self.flag("unpack")?;
         self.boolean("store")?;
-        Ok(ImageOutput {
+        let image = ImageOutput {
             names: self.names()?,
             push: self.boolean("push")?.unwrap_or(push),
             push_by_digest: self.flag("push-by-digest")?,
             insecure: self.flag("registry.insecure")?,
             encoding: self.encoding(local)?,
-        })
+        };
+        if unpack && image.encoding.rewrite_timestamp {
+            return Err("rewrite-timestamp=true conflicts with unpack=true".to_owned());
+        }
+        Ok(image)
     }
 
     fn archive(
@@ -280,6 +287,7 @@ impl Options {
             tar,
             platform_split: self.boolean("platform-split")?,
             delete,
+            source_date_epoch: self.epoch()?,
         })
     }
 
@@ -338,15 +346,13 @@ impl Options {
         }
     }
 
-    fn epoch(&mut self) -> Result<Option<i64>, Invalid> {
-        let text = self
-            .take("source-date-epoch")
-            .filter(|text| !text.is_empty());
-        let parse = |text: String| {
-            text.parse()
-                .map_err(|_| format!("source-date-epoch={text}: give seconds since 1970"))
+    fn epoch(&mut self) -> Result<Option<Option<i64>>, Invalid> {
+        let parse = |text: String| match text.parse() {
+            _ if text.is_empty() => Ok(None),
+            Ok(seconds) => Ok(Some(seconds)),
+            Err(_) => Err(format!("source-date-epoch={text}: give seconds since 1970")),
         };
-        text.map(parse).transpose()
+        self.take("source-date-epoch").map(parse).transpose()
     }
 
     fn annotations(&mut self, local: &Platform) -> Result<Vec<Annotation>, Invalid> {
@@ -395,6 +401,7 @@ mod tests {
                 tar,
                 platform_split: None,
                 delete: false,
+                source_date_epoch: None,
             })
         };
         let archive = |format, dest| {
@@ -454,7 +461,7 @@ mod tests {
             (encoding.oci_media_types, encoding.rewrite_timestamp),
             (Some(false), true)
         );
-        assert_eq!(encoding.source_date_epoch, Some(0));
+        assert_eq!(encoding.source_date_epoch, Some(Some(0)));
         let annotated = image("type=image,annotation.a.b=1,annotation-index.c=2")
             .encoding
             .annotations;

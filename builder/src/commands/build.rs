@@ -317,7 +317,7 @@ fn request(
                 .rebuild_from
                 .map(|line| (line, line_span(text, line))),
         },
-        sinks: output::sinks(options)?,
+        outputs: output::outputs(options)?,
         travel,
         project,
         warn: Box::new(|_| ()),
@@ -399,15 +399,13 @@ fn failure(
 }
 
 fn report_success(options: &BuildOptions, built: &Built) -> Result<()> {
-    let id = built
-        .images
-        .first()
-        .map(|image| image.id.to_string())
+    let emitted = || built.emitted.iter();
+    let id = emitted()
+        .find_map(|emitted| emitted.id)
+        .or_else(|| built.images.first().map(|image| image.id))
+        .map(|id| id.to_string())
         .unwrap_or_default();
-    let top = built
-        .emitted
-        .iter()
-        .find_map(|emitted| emitted.descriptor.as_ref());
+    let top = emitted().find_map(|emitted| emitted.descriptor.as_ref());
     // Several images have no config in common: then the index stands for them.
     let id = if built.images.len() > 1 {
         top.map(|top| top.digest.to_string()).unwrap_or(id)

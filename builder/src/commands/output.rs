@@ -9,10 +9,10 @@ use crate::cli::{
 };
 use crate::compress::Compression;
 use crate::pack::{Flavour, Packing};
-use crate::sink::{FilesTarget, Format, Sink, Target};
+use crate::sink::{FilesTarget, Format, Output, Sink, Target, Times};
 
-/// All sinks of a build.
-pub(super) fn sinks(options: &BuildOptions) -> Result<Vec<Sink>> {
+/// All outputs of a build.
+pub(super) fn outputs(options: &BuildOptions) -> Result<Vec<Output>> {
     let to_stdout = |output: &OutputSpec| {
         let (OutputSpec::Archive(ArchiveOutput { dest, .. })
         | OutputSpec::Files(FilesOutput { dest, .. })) = output
@@ -25,7 +25,13 @@ pub(super) fn sinks(options: &BuildOptions) -> Result<Vec<Sink>> {
         lapstrake_runtime::has_stdout() || !options.outputs.iter().any(to_stdout),
         "--output: standard output is closed"
     );
-    options.outputs.iter().map(sink).collect()
+    let output = |output| {
+        Ok(Output {
+            sink: sink(output)?,
+            times: times(output),
+        })
+    };
+    options.outputs.iter().map(output).collect()
 }
 
 /// Registries that an output trusts without TLS.
@@ -81,6 +87,18 @@ fn sink(output: &OutputSpec) -> Result<Sink> {
     })
 }
 
+fn times(output: &OutputSpec) -> Times {
+    let (epoch, rewrite) = match output {
+        OutputSpec::Image(ImageOutput { encoding, .. })
+        | OutputSpec::Archive(ArchiveOutput { encoding, .. }) => {
+            (encoding.source_date_epoch, encoding.rewrite_timestamp)
+        }
+        OutputSpec::Files(files) => (files.source_date_epoch, false),
+        OutputSpec::CacheOnly => (None, false),
+    };
+    Times { epoch, rewrite }
+}
+
 fn files(output: &FilesOutput) -> Result<Sink> {
     if output.delete {
         bail!("--output: mode=delete is not supported yet: empty the directory first");
@@ -103,18 +121,11 @@ fn packing(encoding: &Encoding) -> Result<Packing> {
         level,
         force,
         oci_media_types,
-        rewrite_timestamp,
-        source_date_epoch,
         annotations,
+        // See `times`.
+        rewrite_timestamp: _,
+        source_date_epoch: _,
     } = encoding;
-    if *rewrite_timestamp {
-        bail!("--output: rewrite-timestamp is not supported yet");
-    }
-    if source_date_epoch.is_some() {
-        bail!(
-            "--output: source-date-epoch is not supported yet: give --build-arg SOURCE_DATE_EPOCH=SECONDS"
-        );
-    }
     let level = level
         .map(|level| i32::try_from(level).context("--output: compression-level is too large"))
         .transpose()?;

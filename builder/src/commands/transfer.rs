@@ -18,7 +18,7 @@ use crate::fs::{ChainLayer, Origin};
 use crate::pack::{Flavour, Packing};
 use crate::parallel;
 use crate::resolve::Resolver;
-use crate::sink::{Outlet, Sink, name_in_store};
+use crate::sink::{Outlet, Output, Sink, Times, name_in_store};
 use crate::stored;
 use crate::travel::Elsewhere;
 
@@ -45,8 +45,12 @@ pub(super) fn push(surroundings: &Surroundings, options: &PushOptions) -> Result
         packing,
         by_digest: false,
     };
+    let output = Output {
+        sink,
+        times: Times::default(),
+    };
     let emitted = with_outlet(surroundings, &store, options.progress, move |outlet| {
-        sink.emit(outlet, &images)
+        output.emit(outlet, &images, None)
     })?;
     if let Some(descriptor) = emitted.descriptor {
         writeln!(std::io::stdout(), "{}@{}", options.image, descriptor.digest)?;

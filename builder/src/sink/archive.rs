@@ -10,11 +10,12 @@ use lapstrake_frontend::image::ImageRef;
 use serde::Serialize;
 
 use super::tarball::Tarball;
-use super::{Emitted, Format, Outlet, Target, bring, pack_all, top, write_whole};
+use super::{Format, Outlet, Target, bring, pack_all, top, write_whole};
 use crate::assemble::Image;
 use crate::events::Step;
 use crate::oci::{Descriptor, Index, media};
 use crate::pack::{Blob, Packed, Packing, open};
+use crate::time;
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
@@ -33,7 +34,7 @@ pub(super) fn emit(
     target: &Target,
     names: &[ImageRef],
     packing: &Packing,
-) -> Result<Emitted> {
+) -> Result<Descriptor> {
     if format == Format::Docker {
         ensure!(
             images.len() == 1,
@@ -54,7 +55,10 @@ pub(super) fn emit(
     }
     let mut files = vec![
         ("oci-layout", LAYOUT.to_vec()),
-        ("index.json", top_index(&descriptor, names).to_bytes()),
+        (
+            "index.json",
+            top_index(&descriptor, names, images).to_bytes(),
+        ),
     ];
     if format == Format::Docker {
         files.push(("manifest.json", docker_manifest(&packed, names)?));
@@ -67,13 +71,19 @@ pub(super) fn emit(
             .context("write to standard output")?,
         Target::Docker => docker_load(outlet, &contents)?,
     }
-    Ok(Emitted {
-        descriptor: Some(descriptor),
-    })
+    Ok(descriptor)
 }
 
 /// The `index.json` of a layout: one entry for each name, as OCI and containerd's importer read it.
-fn top_index(descriptor: &Descriptor, names: &[ImageRef]) -> Index {
+fn top_index(descriptor: &Descriptor, names: &[ImageRef], images: &[Image]) -> Index {
+    let mut descriptor = descriptor.clone();
+    // Without it the present would stand there, and no archive would be like another.
+    if let Some(epoch) = images.first().and_then(|image| image.epoch) {
+        let created = time::rfc3339(epoch, 0);
+        descriptor
+            .annotations
+            .insert("org.opencontainers.image.created".into(), created);
+    }
     let mut entries = Vec::new();
     for name in names {
         let mut entry = descriptor.clone();
@@ -87,7 +97,7 @@ fn top_index(descriptor: &Descriptor, names: &[ImageRef]) -> Index {
         entries.push(entry);
     }
     if entries.is_empty() {
-        entries.push(descriptor.clone());
+        entries.push(descriptor);
     }
     Index::new(media::OCI_INDEX, entries)
 }

@@ -4,9 +4,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use lapstrake_cache::Time;
 use lapstrake_frontend::image::Platform;
 
-use super::{Emitted, Outlet, write_whole};
+use super::{Outlet, write_whole};
 use crate::assemble::Image;
 use crate::events::Step;
 use crate::ops::{Tree, copy_all, materialise};
@@ -29,28 +30,36 @@ pub(super) fn emit(
     images: &[Image],
     target: &FilesTarget,
     split: Option<bool>,
-) -> Result<Emitted> {
+) -> Result<()> {
     let split = split.unwrap_or(images.len() > 1);
     ensure!(
         split || images.len() == 1,
         "several platforms need a folder each: leave out platform-split=false"
     );
-    let trees: Vec<(PathBuf, Tree)> = images
+    let trees: Vec<Exported> = images
         .iter()
         .map(|image| {
-            Ok((
-                prefix(&image.platform, split),
-                tree_of(outlet, step, image)?,
-            ))
+            Ok(Exported {
+                prefix: prefix(&image.platform, split),
+                tree: tree_of(outlet, step, image)?,
+                time: image.epoch.map(|secs| Time { secs, nanos: 0 }),
+            })
         })
         .collect::<Result<_>>()?;
     match target {
-        FilesTarget::Directory(path) => to_directory(&trees, path)?,
-        FilesTarget::Tar(path) => write_whole(path, |out| to_tar(outlet, &trees, out))?,
+        FilesTarget::Directory(path) => to_directory(&trees, path),
+        FilesTarget::Tar(path) => write_whole(path, |out| to_tar(outlet, &trees, out)),
         FilesTarget::Stdout => to_tar(outlet, &trees, &mut std::io::stdout().lock())
-            .context("write to standard output")?,
+            .context("write to standard output"),
     }
-    Ok(Emitted { descriptor: None })
+}
+
+/// The files of one image, and where they go.
+struct Exported {
+    prefix: PathBuf,
+    tree: Tree,
+    /// SOURCE_DATE_EPOCH: the time of everything, as with BuildKit, older files included.
+    time: Option<Time>,
 }
 
 fn prefix(platform: &Platform, split: bool) -> PathBuf {
@@ -74,24 +83,24 @@ fn tree_of(outlet: &Outlet, step: &Step, image: &Image) -> Result<Tree> {
 }
 
 /// The files belong to whoever builds, as with BuildKit's client.
-fn to_directory(trees: &[(PathBuf, Tree)], path: &Path) -> Result<()> {
+fn to_directory(trees: &[Exported], path: &Path) -> Result<()> {
     std::fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
     let owner = (
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
     );
-    for (prefix, tree) in trees {
-        copy_all(tree, path, prefix, Some(owner))
+    for Exported { prefix, tree, time } in trees {
+        copy_all(tree, path, prefix, Some(owner), *time)
             .with_context(|| format!("write to {}", path.display()))?;
     }
     Ok(())
 }
 
 /// All trees as one layer without a base: its tar is what is asked for.
-fn to_tar(outlet: &Outlet, trees: &[(PathBuf, Tree)], out: &mut dyn Write) -> Result<()> {
+fn to_tar(outlet: &Outlet, trees: &[Exported], out: &mut dyn Write) -> Result<()> {
     let active = outlet.store.snapshot(&[])?;
-    for (prefix, tree) in trees {
-        copy_all(tree, active.upper(), prefix, None)?;
+    for Exported { prefix, tree, time } in trees {
+        copy_all(tree, active.upper(), prefix, None, *time)?;
     }
     let layer = outlet.store.commit(active)?;
     outlet.store.write_layer_tar(&layer.diff_id, out)?;

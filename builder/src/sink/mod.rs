@@ -5,6 +5,7 @@ mod files;
 pub(crate) mod registry;
 mod store;
 mod tarball;
+mod times;
 mod whole;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ use lapstrake_frontend::image::ImageRef;
 
 pub(crate) use archive::write_blob;
 pub(crate) use files::FilesTarget;
+pub(crate) use times::Times;
 pub(crate) use whole::write_whole;
 
 use crate::assemble::Image;
@@ -87,37 +89,74 @@ pub(crate) enum Target {
 pub(crate) struct Emitted {
     /// The manifest, or the index where there are several images; files have none.
     pub(crate) descriptor: Option<Descriptor>,
+    /// Docker's id of the first image.
+    pub(crate) id: Option<Digest>,
 }
 
-impl Sink {
-    /// The packing that layers can be prepared for while the build still runs.
-    pub(crate) fn packing(&self) -> Option<&Packing> {
-        match self {
-            Self::Archive { packing, .. } | Self::Registry { packing, .. } => Some(packing),
-            Self::Store { .. } | Self::Files { .. } | Self::Nothing => None,
+/// A sink, and the times that what goes there has.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    pub(crate) sink: Sink,
+    pub(crate) times: Times,
+}
+
+impl Output {
+    /// The packing that layers can be prepared for while the build still runs, where SOURCE_DATE_EPOCH is `epoch`.
+    pub(crate) fn packing(&self, epoch: Option<i64>) -> Option<&Packing> {
+        match &self.sink {
+            _ if self.times.rewrites(epoch) => None,
+            Sink::Archive { packing, .. } | Sink::Registry { packing, .. } => Some(packing),
+            Sink::Store { .. } | Sink::Files { .. } | Sink::Nothing => None,
         }
     }
 
     /// Emits `images`, one for each platform.
-    pub(crate) fn emit(&self, outlet: &Outlet, images: &[Image]) -> Result<Emitted> {
-        let step = outlet.events.begin(self.title());
-        let result = match self {
-            Self::Store { names } => store::emit(outlet, &step, images, names),
+    pub(crate) fn emit(
+        &self,
+        outlet: &Outlet,
+        images: &[Image],
+        epoch: Option<i64>,
+    ) -> Result<Emitted> {
+        let step = outlet.events.begin(self.sink.title());
+        let emitted = self.emit_as(outlet, &step, images, epoch);
+        step.end(emitted)
+    }
+
+    fn emit_as(
+        &self,
+        outlet: &Outlet,
+        step: &Step,
+        images: &[Image],
+        epoch: Option<i64>,
+    ) -> Result<Emitted> {
+        let images = self.times.apply(outlet, step, images, epoch)?;
+        let descriptor = self.sink.emit(outlet, step, &images)?;
+        let id = images.first().map(|image| image.id);
+        Ok(Emitted { descriptor, id })
+    }
+}
+
+impl Sink {
+    /// The descriptor of what was emitted; files have none.
+    fn emit(&self, outlet: &Outlet, step: &Step, images: &[Image]) -> Result<Option<Descriptor>> {
+        match self {
+            Self::Store { names } => store::emit(outlet, step, images, names).map(Some),
             Self::Archive {
                 format,
                 target,
                 names,
                 packing,
-            } => archive::emit(outlet, &step, images, *format, target, names, packing),
+            } => archive::emit(outlet, step, images, *format, target, names, packing).map(Some),
             Self::Registry {
                 names,
                 packing,
                 by_digest,
-            } => registry::emit(outlet, &step, images, names, packing, *by_digest),
-            Self::Files { target, split } => files::emit(outlet, &step, images, target, *split),
-            Self::Nothing => Ok(Emitted { descriptor: None }),
-        };
-        step.end(result)
+            } => registry::emit(outlet, step, images, names, packing, *by_digest).map(Some),
+            Self::Files { target, split } => {
+                files::emit(outlet, step, images, target, *split).map(|()| None)
+            }
+            Self::Nothing => Ok(None),
+        }
     }
 
     fn title(&self) -> &'static str {

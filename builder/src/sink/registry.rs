@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use lapstrake_frontend::image::ImageRef;
 
-use super::{Emitted, Outlet, bring, pack_all, top};
+use super::{Outlet, bring, pack_all, top};
 use crate::assemble::Image;
 use crate::events::Step;
 use crate::fs::Origin;
@@ -27,7 +27,7 @@ pub(super) fn emit(
     names: &[ImageRef],
     packing: &Packing,
     by_digest: bool,
-) -> Result<Emitted> {
+) -> Result<Descriptor> {
     ensure!(
         !names.is_empty(),
         "a push needs a name: give --tag REGISTRY/NAME:TAG"
@@ -38,9 +38,7 @@ pub(super) fn emit(
         push(outlet, step, name, &packed, index.as_ref(), by_digest)
             .with_context(|| format!("push {name}"))?;
     }
-    Ok(Emitted {
-        descriptor: Some(descriptor),
-    })
+    Ok(descriptor)
 }
 
 /// Pushes `packed` under `name`: every blob before the manifest that names it, the tag at the very end.

@@ -3,9 +3,10 @@
 use anyhow::Result;
 use lapstrake_frontend::image::ImageRef;
 
-use super::{Emitted, Outlet, bring, name_in_store, pack_all, store_packing, top};
+use super::{Outlet, bring, name_in_store, pack_all, store_packing, top};
 use crate::assemble::Image;
 use crate::events::Step;
+use crate::oci::Descriptor;
 use crate::pack::BlobContent;
 
 /// Puts the images into the store. Layers that were built are not compressed: `push` and `save` do that when it is needed.
@@ -14,7 +15,7 @@ pub(super) fn emit(
     step: &Step,
     images: &[Image],
     names: &[ImageRef],
-) -> Result<Emitted> {
+) -> Result<Descriptor> {
     let (packed, index) = pack_all(outlet, step, images, &store_packing())?;
     // Whoever uses the image later finds it whole, whatever the registries have by then. Without a name nobody will.
     let layers = packed.iter().flat_map(|image| &image.layers);
@@ -35,7 +36,5 @@ pub(super) fn emit(
         name_in_store(&outlet.store, name, &descriptor.digest)?;
         step.status(&format!("naming to {name}"), 0, None, true);
     }
-    Ok(Emitted {
-        descriptor: Some(descriptor),
-    })
+    Ok(descriptor)
 }

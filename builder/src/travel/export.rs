@@ -154,6 +154,17 @@ pub(crate) fn inline(elsewhere: &Elsewhere, results: &[&Fs]) -> Result<serde_jso
     serde_json::to_value(&index).context("write the cache of the image")
 }
 
+/// The index of an image's config again, for an image whose layers have new names and whose times `created` changes.
+pub(crate) fn rename_inline(
+    index: serde_json::Value,
+    names: &HashMap<DiffId, DiffId>,
+    created: impl Fn(&str) -> String,
+) -> Result<serde_json::Value> {
+    let mut index: Index = serde_json::from_value(index).context("read the cache of the image")?;
+    index.rename(names, created);
+    serde_json::to_value(&index).context("write the cache of the image")
+}
+
 /// What a build came to: steps by their keys, and the layers, each once.
 struct Found<'a> {
     layers: Vec<(&'a ChainLayer, Option<Descriptor>)>,

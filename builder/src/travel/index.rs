@@ -130,6 +130,21 @@ impl Index {
         }
     }
 
+    /// Gives layers that were made again in another form, with the same content, the names that they have now, and steps
+    /// the time that `created` makes of theirs.
+    pub(super) fn rename(
+        &mut self,
+        names: &HashMap<DiffId, DiffId>,
+        created: impl Fn(&str) -> String,
+    ) {
+        for layer in &mut self.layers {
+            layer.diff_id = names.get(&layer.diff_id).copied().unwrap_or(layer.diff_id);
+        }
+        for step in &mut self.steps {
+            step.created = created(&step.created);
+        }
+    }
+
     /// Adds what the index says to `cache`, the build's `number`th; the blobs are at `origin`.
     pub(super) fn add_to(self, cache: &mut Cache, number: usize, origin: &Origin) {
         let pulled = |diff_id: DiffId, blob: &Descriptor| {

@@ -45,7 +45,7 @@ use anyhow::{Result, bail};
 use lapstrake_cache::{Content, DiffId, Digest, Key, Store};
 use lapstrake_frontend::image::ImageRef;
 
-pub(crate) use export::{Export, Mode, inline};
+pub(crate) use export::{Export, Mode, inline, rename_inline};
 pub(crate) use gha::{Gha, Protocol};
 pub(crate) use import::import;
 pub(crate) use index::INLINE;

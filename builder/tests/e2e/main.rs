@@ -13,6 +13,7 @@ mod control;
 mod copies;
 mod crash;
 mod edits;
+mod epoch;
 mod explain;
 mod moved;
 mod outputs;

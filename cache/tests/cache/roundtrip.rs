@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use lapstrake_cache::{DiffId, Digest, Error, Store};
+use lapstrake_cache::{DiffId, Digest, Error, Layer, Store, Time};
 use proptest::prelude::*;
 use rustix::fs::FileType;
 
@@ -496,6 +496,57 @@ fn a_layer_that_is_there_is_taken() {
     fs::write(store.layer_dir(&one.diff_id).join("a"), "y").unwrap();
     let changed = store.write_layer_tar(&one.diff_id, &mut Vec::new());
     assert!(matches!(changed, Err(Error::Corrupt { .. })), "{changed:?}");
+}
+
+#[test]
+fn a_layer_without_late_times() {
+    let (_dir, store) = store();
+    let base = layer(&store, &[], fixture);
+    let old = layer(&store, &[store.layer_dir(&base.diff_id)], |root| {
+        fs::create_dir(root.join("a")).unwrap();
+        fs::create_dir(root.join("late")).unwrap();
+        fs::write(root.join("a/early"), "early").unwrap();
+        fs::write(root.join("late/file"), "late").unwrap();
+        fs::hard_link(root.join("late/file"), root.join("late/other")).unwrap();
+        symlink("file", root.join("late/link")).unwrap();
+        set_xattr(&root.join("late/file"), "user.one", b"1");
+        mknod(&root.join("a/big"), FileType::CharacterDevice, 0, 0);
+        for (path, secs) in [
+            ("a/early", 1_000_000_000),
+            ("a", 1_000_000_001),
+            ("late/file", 2_000_000_000),
+            ("late/link", 2_000_000_001),
+            ("late", 2_000_000_002),
+        ] {
+            set_time(&root.join(path), secs);
+        }
+    });
+    let latest = Time {
+        secs: 1_500_000_000,
+        nanos: 0,
+    };
+    let new = store.clamp_layer(&old.diff_id, latest).unwrap();
+    assert_eq!(new.content, old.content);
+    assert_ne!(new.diff_id, old.diff_id);
+    let times = |line: String| {
+        let words = line.split(' ').map(|word| match word.parse() {
+            Ok(2_000_000_000..=2_000_000_002) => "1500000000",
+            _ => word,
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let shown = |layer: &Layer| listing(&store.layer_dir(&layer.diff_id));
+    let expected: Vec<String> = shown(&old).into_iter().map(times).collect();
+    let without_mark = |lines: Vec<String>| {
+        let lines = lines.into_iter().filter(|line| !line.starts_with("a/big"));
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(without_mark(shown(&new)), without_mark(expected));
+    // It can be written again as any layer that was made here, deletions too.
+    let tar = String::from_utf8_lossy(&tar_of(&store, &new)).into_owned();
+    assert!(tar.contains("a/.wh.big"));
+    // And nothing is left to change.
+    assert_eq!(store.clamp_layer(&new.diff_id, latest).unwrap(), new);
 }
 
 #[test]

@@ -317,7 +317,11 @@ fn metadata(op: &Copy, view: Option<&std::os::fd::OwnedFd>) -> Result<Metadata> 
         Some(Chmod::Octal(mode)) => Some(ModeChange::Octal(*mode)),
         Some(Chmod::Symbolic(text)) => Some(ModeChange::Symbolic(Changes::parse(text)?)),
     };
-    Ok(Metadata { owner, mode })
+    Ok(Metadata {
+        owner,
+        mode,
+        time: None,
+    })
 }
 
 /// What a RUN mount of `path` of the op `from` reads, and the digest of just that.
@@ -426,16 +430,21 @@ fn context_layer(
     Ok(layer)
 }
 
-/// Copies all of `tree` into the host directory `target`, below `prefix`.
+/// Copies all of `tree` into the host directory `target`, below `prefix`; everything gets this owner and this time, if any.
 pub(crate) fn copy_all(
     tree: &Tree,
     target: &Path,
     prefix: &Path,
     owner: Option<(u32, u32)>,
+    time: Option<Time>,
 ) -> Result<()> {
     let mut canvas = Canvas::alone(target)?;
     let items = select::select(tree, &literal(""))?;
-    let meta = Metadata { owner, mode: None };
+    let meta = Metadata {
+        owner,
+        mode: None,
+        time,
+    };
     place::place(
         &mut canvas,
         tree,
@@ -449,7 +458,13 @@ pub(crate) fn copy_all(
 
 /// Copies the git checkout `source`, all of it, into `target`; what it holds belongs to root.
 pub(super) fn copy_checkout(source: &Path, target: &Path) -> Result<()> {
-    copy_all(&Tree::of_checkout(source)?, target, Path::new(""), None)
+    copy_all(
+        &Tree::of_checkout(source)?,
+        target,
+        Path::new(""),
+        None,
+        None,
+    )
 }
 
 /// Fills the new cache mount at `target` with `source` of a tree.

@@ -45,6 +45,8 @@ pub(crate) struct Metadata {
     pub(crate) owner: Option<(u32, u32)>,
     /// `--chmod`.
     pub(crate) mode: Option<ModeChange>,
+    /// The time of everything, in place of its own.
+    pub(crate) time: Option<Time>,
 }
 
 impl Metadata {
@@ -62,13 +64,7 @@ impl Metadata {
 
     /// What the copy of `entry` gets.
     fn attributes<'x>(&self, entry: &Entry, xattrs: &'x Xattrs) -> Attributes<'x> {
-        let Meta {
-            mode,
-            uid,
-            gid,
-            mtime,
-            ..
-        } = entry.meta;
+        let Meta { mode, uid, gid, .. } = entry.meta;
         let mode = self
             .mode
             .as_ref()
@@ -79,9 +75,13 @@ impl Metadata {
             mode,
             uid,
             gid,
-            mtime: Some(mtime),
+            mtime: Some(self.time(entry)),
             xattrs,
         }
+    }
+
+    fn time(&self, entry: &Entry) -> Time {
+        self.time.unwrap_or(entry.meta.mtime)
     }
 }
 
@@ -187,7 +187,7 @@ fn prepare(
     canvas.directory(&target, meta.new_dir())?;
     // Of several sources the last directory counts.
     if !target.as_os_str().is_empty() && !canvas.in_base(&target)? {
-        canvas.set_time(&target, item.entry.meta.mtime);
+        canvas.set_time(&target, meta.time(&item.entry));
     }
     Ok(target)
 }
@@ -305,7 +305,7 @@ fn place_directories<'a>(
         let existed = !parent_is_fresh && canvas.stat(&path)?.is_some();
         let dir = canvas.directory(&path, NewDir::default())?;
         lapstrake_cache::set_attributes(dir.as_fd(), &meta.attributes(entry, &entry.xattrs))?;
-        canvas.set_time(&path, entry.meta.mtime);
+        canvas.set_time(&path, meta.time(entry));
         if !existed {
             fresh.insert(&entry.path, ());
         }
