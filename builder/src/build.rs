@@ -35,6 +35,7 @@ use crate::secrets::Secrets;
 use crate::sink::{Emitted, Outlet, Output};
 use crate::threads;
 use crate::travel::{self, Elsewhere, Export, Lost, Place};
+use crate::trees::Trees;
 
 /// All that a build is made of.
 pub(crate) struct Request {
@@ -166,8 +167,10 @@ async fn attempt(
     let resolver = Resolver::new(store.clone(), client.clone(), events.clone(), pull, layouts);
     let resolver = Arc::new(resolver);
     let tokio = tokio::runtime::Handle::current();
+    let trees = Trees::new(store.clone(), events.clone(), settings.isolation);
     let outlet = Outlet {
         store: store.clone(),
+        trees: Arc::new(trees),
         client: client.clone(),
         events: events.clone(),
         tokio: tokio.clone(),
@@ -191,6 +194,7 @@ async fn attempt(
     let epoch = epoch(&plans)?;
     let ops = Ops {
         store: store.clone(),
+        trees: Arc::clone(&outlet.trees),
         client: client.clone(),
         resolver: Arc::clone(&resolver),
         elsewhere: Arc::clone(&outlet.elsewhere),

@@ -39,6 +39,7 @@ mod stored;
 mod threads;
 mod time;
 mod travel;
+mod trees;
 mod web;
 
 pub use commands::run;

@@ -3,7 +3,7 @@
 //! One folder, shared by any number of builds at once, with no daemon between them:
 //!
 //! ```text
-//! version                  what kind of store this is, and how overlay marks are kept in it
+//! version                  what kind of store this is, and how deletions are marked in it
 //! lock                     held for microseconds: shared to lease something, exclusively to collect garbage
 //! dirty-<boot id>          since when files may not be on the disk yet (see `boot`)
 //! blobs/sha256/ab/<hex>    compressed layers, configs, manifests: checked when written and when read
@@ -81,7 +81,7 @@ pub use place::{Created, make_dirs_in_root, open_beneath, open_in_root};
 pub use session::Scratch;
 pub use snapshot::{Active, Layer, Omitted};
 pub use stat_index::StatIndex;
-pub use store::{Options, OverlayXattrs, Store};
+pub use store::{Marks, Options, Store};
 pub use tree::{Entry, Filter, Owners, Visit, file_digest, stat_beneath, tree_digest, walk};
 pub use usage::Usage;
 pub use xattr::{Xattrs, is_kept};

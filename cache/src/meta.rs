@@ -82,9 +82,9 @@ impl Time {
 }
 
 impl Meta {
-    /// Whether this is how overlayfs says that a name is deleted.
+    /// Whether this is how the folder of a layer says that a name is deleted: see [`crate::Marks`].
     pub fn is_whiteout(&self) -> bool {
-        self.kind == Kind::Char && self.rdev == (0, 0)
+        self.kind == Kind::Socket || (self.kind == Kind::Char && self.rdev == (0, 0))
     }
 
     /// Whether this is a directory.

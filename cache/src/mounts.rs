@@ -63,7 +63,7 @@ impl CacheMount {
     /// Writes what it holds as the tar of a layer, and returns the digest of that.
     pub fn write_tar(&self, out: &mut dyn Write) -> Result<DiffId> {
         let root = dir::open(&self.path).at("open", &self.path)?;
-        let diff = Diff::new(&self.path, Against::Nothing)?;
+        let diff = Diff::new(&self.path, Against::Files)?;
         let summary = stream::run(diff, &self.path, &root, Want::Tar, out)?;
         Ok(summary.diff_id)
     }

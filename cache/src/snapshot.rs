@@ -157,7 +157,7 @@ impl Store {
             ..
         } = active;
         let root = dir::open(&upper).at("open", &upper)?;
-        let against = Against::Lowers(Lowers::new(&lowers));
+        let against = Against::Lowers(Lowers::new(&lowers), self.marks());
         let diff = Diff::new(&upper, against)?;
         let summary = stream::run(diff, &upper, &root, Want::Digests, &mut std::io::sink())?;
         let facts = Facts {

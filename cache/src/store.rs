@@ -15,9 +15,9 @@ use rustix::io::Errno;
 
 use crate::error::At;
 use crate::index::touch;
+use crate::layer::whiteout;
 use crate::lease::{self, Leased, Leases};
 use crate::session::{Session, TMP};
-use crate::xattr::Target;
 use crate::{ChainId, Error, Result, boot, dir};
 
 /// Raised when the folders or files below change their meaning; a program refuses a store with a
@@ -41,21 +41,28 @@ const FOLDERS: [&str; 9] = [
     "blobs", BLOBS, LAYERS, KEYS, STATS, MOUNTS, REFS, LOCKS, TMP,
 ];
 
-/// The extended attributes in which overlayfs keeps its marks.
+/// How the layers of a store say that something of the layers below them is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OverlayXattrs {
-    /// `trusted.overlay.*`: only root of the machine may set them.
+pub enum Marks {
+    /// As overlayfs does: devices 0:0, and `trusted.overlay.*`, which only root of the machine may set.
     Trusted,
-    /// `user.overlay.*`: the mount needs the option `userxattr`.
+    /// The same with `user.overlay.*`: the mount needs the option `userxattr`.
     User,
+    /// By sockets, of which layers hold none, and an attribute of our own: for file systems on which
+    /// overlayfs's marks cannot be made, such as overlayfs itself. Nothing can be mounted of such
+    /// layers.
+    Own,
 }
 
-impl OverlayXattrs {
+impl Marks {
+    pub(crate) const ALL: [Self; 3] = [Self::Trusted, Self::User, Self::Own];
+
     /// The attribute that says that nothing below a directory shows through.
     pub fn opaque(self) -> &'static CStr {
         match self {
             Self::Trusted => c"trusted.overlay.opaque",
             Self::User => c"user.overlay.opaque",
+            Self::Own => c"user.lapstrake.opaque",
         }
     }
 
@@ -63,6 +70,7 @@ impl OverlayXattrs {
         match self {
             Self::Trusted => "trusted",
             Self::User => "user",
+            Self::Own => "own",
         }
     }
 }
@@ -84,7 +92,7 @@ pub struct Store {
 struct Inner {
     root: PathBuf,
     dir: OwnedFd,
-    xattrs: OverlayXattrs,
+    marks: Marks,
     session: Session,
     leases: Leases,
     patches: Mutex<HashMap<ChainId, Option<PathBuf>>>,
@@ -101,8 +109,8 @@ impl Store {
     /// As [`Store::open`], with options.
     pub fn open_with(root: &Path, options: &Options) -> Result<Self> {
         let dir = open_root(root)?;
-        let xattrs = match read_version(root, &dir)? {
-            Some(xattrs) => xattrs,
+        let marks = match read_version(root, &dir)? {
+            Some(marks) => marks,
             None => create(root, &dir)?,
         };
         let boot_id = match &options.boot_id {
@@ -114,7 +122,7 @@ impl Store {
         let inner = Inner {
             root: root.to_owned(),
             dir,
-            xattrs,
+            marks,
             session,
             leases,
             patches: Mutex::default(),
@@ -135,9 +143,15 @@ impl Store {
         &self.inner.root
     }
 
-    /// Which attributes the layers of this store carry; mounts of them must agree.
-    pub fn overlay_xattrs(&self) -> OverlayXattrs {
-        self.inner.xattrs
+    /// Which marks the layers of this store carry; mounts of them must agree.
+    pub fn marks(&self) -> Marks {
+        self.inner.marks
+    }
+
+    /// Whether this process can set, and so see, the marks of this store's layers.
+    pub fn sees_marks(&self) -> Result<bool> {
+        let dir = self.scratch()?.open()?;
+        Ok(whiteout::can_mark(dir.as_fd(), self.marks()).is_ok())
     }
 
     /// How many bytes the store's file system has left for this user.
@@ -273,7 +287,7 @@ fn open_root(root: &Path) -> Result<OwnedFd> {
 }
 
 /// None if the folder is no store yet.
-fn read_version(root: &Path, dir: &OwnedFd) -> Result<Option<OverlayXattrs>> {
+fn read_version(root: &Path, dir: &OwnedFd) -> Result<Option<Marks>> {
     let path = root.join("version");
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match openat(dir, c"version", flags, Mode::empty()) {
@@ -283,9 +297,9 @@ fn read_version(root: &Path, dir: &OwnedFd) -> Result<Option<OverlayXattrs>> {
     let mut text = [0; 64];
     let len = rustix::io::read(&file, &mut text).at("read", &path)?;
     let text = &text[..len];
-    for xattrs in [OverlayXattrs::Trusted, OverlayXattrs::User] {
-        if text == version_line(xattrs).as_bytes() {
-            return Ok(Some(xattrs));
+    for marks in Marks::ALL {
+        if text == version_line(marks).as_bytes() {
+            return Ok(Some(marks));
         }
     }
     Err(Error::Version {
@@ -295,14 +309,14 @@ fn read_version(root: &Path, dir: &OwnedFd) -> Result<Option<OverlayXattrs>> {
     })
 }
 
-fn version_line(xattrs: OverlayXattrs) -> String {
-    format!("{VERSION} {}\n", xattrs.word())
+fn version_line(marks: Marks) -> String {
+    format!("{VERSION} {}\n", marks.word())
 }
 
-fn create(root: &Path, dir: &OwnedFd) -> Result<OverlayXattrs> {
+fn create(root: &Path, dir: &OwnedFd) -> Result<Marks> {
     let _lock = exclusive(root, dir.as_fd())?;
-    if let Some(xattrs) = read_version(root, dir)? {
-        return Ok(xattrs);
+    if let Some(marks) = read_version(root, dir)? {
+        return Ok(marks);
     }
     for folder in FOLDERS {
         match mkdirat(dir, folder, Mode::RWXU) {
@@ -311,33 +325,29 @@ fn create(root: &Path, dir: &OwnedFd) -> Result<OverlayXattrs> {
         }
     }
     let path = root.join("version");
-    let xattrs = probe(dir).at(
+    let marks = probe(dir).at(
         "find out about extended attributes, which the store's file system must have, in",
         root,
     )?;
     let _ = unlinkat(dir, c"version.new", AtFlags::empty());
     let file = create_file(dir, c"version.new").at("create", &path)?;
-    rustix::io::write(&file, version_line(xattrs).as_bytes()).at("write", &path)?;
+    rustix::io::write(&file, version_line(marks).as_bytes()).at("write", &path)?;
     rustix::fs::fsync(&file).at("sync", &path)?;
     rustix::fs::renameat(dir, c"version.new", dir, c"version").at("create", &path)?;
-    Ok(xattrs)
+    Ok(marks)
 }
 
-/// An ordinary user, also as root of a user namespace, may not set `trusted.*`.
-fn probe(dir: &OwnedFd) -> io::Result<OverlayXattrs> {
-    let layers = dir::open_child(dir, c"layers-v1")?;
-    let probe = c"trusted.lapstrake.probe";
-    match Target::Open(layers.as_fd()).set(probe.to_bytes(), b"y") {
-        Ok(()) => {
-            rustix::fs::fremovexattr(&layers, probe)?;
-            Ok(OverlayXattrs::Trusted)
-        }
-        Err(_) => {
-            Target::Open(layers.as_fd()).set(b"user.lapstrake.probe", b"y")?;
-            rustix::fs::fremovexattr(&layers, c"user.lapstrake.probe")?;
-            Ok(OverlayXattrs::User)
-        }
+/// The first kind of marks that can be made in the store's folder.
+fn probe(dir: &OwnedFd) -> io::Result<Marks> {
+    let tmp = dir::open_child(dir, c"tmp")?;
+    let fits = |marks: &Marks| whiteout::can_mark(tmp.as_fd(), *marks);
+    if let Some(marks) = [Marks::Trusted, Marks::User]
+        .into_iter()
+        .find(|marks| fits(marks).is_ok())
+    {
+        return Ok(marks);
     }
+    fits(&Marks::Own).map(|()| Marks::Own)
 }
 
 /// The store-wide lock, held exclusively until the result is dropped.

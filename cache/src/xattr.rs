@@ -17,11 +17,13 @@ const LONGEST: usize = 64 << 10;
 /// Nearly every list and value is shorter.
 const USUAL: usize = 512;
 
-/// Whether an attribute is part of a layer: file capabilities and the user's own. Attributes of
-/// overlayfs steer the mount and must never come from, or go into, an archive.
+/// Whether an attribute is part of a layer: file capabilities and the user's own. Attributes that
+/// mark deletions must never come from, or go into, an archive.
 pub fn is_kept(name: &[u8]) -> bool {
     name == b"security.capability"
-        || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+        || (name.starts_with(b"user.")
+            && !name.starts_with(b"user.overlay.")
+            && !name.starts_with(b"user.lapstrake."))
 }
 
 /// A file, as far as its attributes can be reached.

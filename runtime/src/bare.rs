@@ -4,13 +4,12 @@
 //! it has the processes, the network, the devices and the rights of this process. Steps run one at a time, since what
 //! one leaves running can only be told by all of it being the keeper's.
 
-use std::collections::HashMap;
 use std::fs::Permissions;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, chmodat, fstat, linkat, makedev, mkdirat, mknodat,
@@ -19,7 +18,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::dev::{LINKS, NODES};
-use crate::merge::{self, Omitted, Take};
+use crate::layers::{self, Copied};
+use crate::merge::Take;
 use crate::mount;
 use crate::plan::sorted;
 use crate::spec::{MountKind, Network, RunSpec};
@@ -27,57 +27,6 @@ use crate::target::{self, Shape, Stub, Targets};
 use crate::{Error, mount::open_dir_below};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-/// Where merged views are kept, and those that there are.
-static VIEWS: OnceLock<PathBuf> = OnceLock::new();
-static MERGED: Mutex<Option<HashMap<Vec<PathBuf>, PathBuf>>> = Mutex::new(None);
-/// What could not be made in the upper directories that [`writable_view`] filled.
-static FILLED: Mutex<Option<HashMap<PathBuf, Omitted>>> = Mutex::new(None);
-
-fn lock<T>(mutex: &'static Mutex<T>) -> std::sync::MutexGuard<'static, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Says where views are kept that [`crate::view`] makes by copying: a directory on the file system of the layers, which
-/// the caller removes when no view is used any more.
-pub fn keep_views_in(directory: &Path) {
-    let _ = VIEWS.set(directory.to_owned());
-}
-
-/// Layers merged, for reading.
-pub(crate) fn view(lowers: &[PathBuf]) -> io::Result<OwnedFd> {
-    let mut merged = lock(&MERGED);
-    let merged = merged.get_or_insert_default();
-    if !merged.contains_key(lowers) {
-        let place = VIEWS
-            .get()
-            .ok_or_else(|| io::Error::other("no place for merged layers"))?;
-        let path = place.join(merged.len().to_string());
-        std::fs::create_dir(&path)?;
-        merge::fill(lowers, &path, Take::Link)?;
-        merged.insert(lowers.to_vec(), path);
-    }
-    open(merged.get(lowers).ok_or(io::ErrorKind::NotFound)?)
-}
-
-/// Layers merged into `upper`, to be changed there; [`finish_view`] must follow.
-pub(crate) fn writable_view(lowers: &[PathBuf], upper: &Path) -> io::Result<OwnedFd> {
-    let omitted = merge::fill(lowers, upper, Take::Copy)?;
-    lock(&FILLED)
-        .get_or_insert_default()
-        .insert(upper.to_owned(), omitted);
-    open(upper)
-}
-
-/// Makes of what [`writable_view`] showed what an overlay would have left in `upper`.
-pub(crate) fn finish_view(lowers: &[PathBuf], upper: &Path) -> io::Result<()> {
-    let omitted = lock(&FILLED).get_or_insert_default().remove(upper);
-    omitted.map_or(Ok(()), |omitted| merge::settle(lowers, upper, &omitted))
-}
-
-fn open(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(openat(CWD, path, flags, Mode::empty())?)
-}
 
 /// Runs `step` in the root that `spec` describes, put together by copying, and takes away again what was put there.
 pub(crate) fn in_place<T>(
@@ -85,13 +34,12 @@ pub(crate) fn in_place<T>(
     step: impl FnOnce(OwnedFd) -> Result<T, Error>,
 ) -> Result<T, Error> {
     refuse(spec)?;
-    let _alone = lock(&ONE_AT_A_TIME);
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let setup =
         |action: &'static str| move |error: io::Error| Error::Setup(format!("{action}: {error}"));
     let upper = &spec.root.upper;
-    let omitted =
-        merge::fill(&spec.root.lowers, upper, Take::Copy).map_err(setup("copy the layers"))?;
-    let root = open(upper).map_err(setup("open the root"))?;
+    let copied = Copied::make(&spec.root)?;
+    let root = layers::open(upper).map_err(setup("open the root"))?;
     let mut furniture = Furniture {
         root: root.try_clone().map_err(setup("open the root"))?,
         aside: spec.root.work.clone(),
@@ -106,10 +54,10 @@ pub(crate) fn in_place<T>(
         .remove()
         .map_err(setup("take away what was mounted"));
     let stubs = target::remove_stubs(upper, &furniture.stubs).map_err(setup("remove mount stubs"));
-    let settled =
-        merge::settle(&spec.root.lowers, upper, &omitted).map_err(setup("find what is gone"));
+    let settled = copied.map_or(Ok(()), Copied::settle);
     let result = result?;
-    removed.and(stubs).and(settled)?;
+    removed.and(stubs)?;
+    settled?;
     Ok(result)
 }
 
@@ -236,18 +184,9 @@ impl Furniture {
                 scratch,
                 ..
             } => {
-                let merged = scratch.join("merged");
-                std::fs::create_dir(&merged)?;
-                merge::fill(lowers, &merged, Take::Copy)?;
-                let merged = open(&merged)?;
-                let found = mount::open_below(merged.as_fd(), source)?;
-                let path = mount::path_below(merged.as_fd(), found.as_fd())?;
-                let (parent, name) = self.make_room(target, Shape::of(found.as_fd())?)?;
-                match path.as_os_str().is_empty() {
-                    true => renameat(CWD, scratch.join("merged"), &parent, &*name)?,
-                    false => renameat(&merged, &path, &parent, &*name)?,
-                }
-                Ok(())
+                let found = layers::copied_part(lowers, source, scratch, Take::Copy)?;
+                let (parent, name) = self.make_room(target, Shape::of(found.part.as_fd())?)?;
+                Ok(renameat(CWD, &found.path, &parent, &*name)?)
             }
             MountKind::Socket { path } => {
                 let (parent, name) = self.make_room(target, Shape::File)?;

@@ -15,7 +15,7 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use crate::caps;
 use crate::keeper::{self, NAME, SOCKET};
 use crate::mount::{self, RDONLY};
-use crate::plan::Host;
+use crate::plan::{Host, Stack};
 use crate::sys::{self, Cloned};
 use crate::{Error, guard, wire};
 
@@ -65,7 +65,7 @@ pub fn enter() -> Result<Identity, Error> {
 }
 
 /// In place of [`enter`] where no namespace can be had: steps are confined by nothing but `chroot` then, which keeps
-/// no process inside that has root's rights. Views of layers are copies, see [`crate::keep_views_in`].
+/// no process inside that has root's rights. [`crate::show_layers`] must say then where they are copied.
 ///
 /// The same must hold for it as for [`enter`].
 pub fn enter_bare() -> Result<Identity, Error> {
@@ -92,6 +92,7 @@ fn begin(identity: Identity) -> Result<Identity, Error> {
     let host = Host {
         user_namespace: !matches!(identity, Identity::Root | Identity::Bare),
         single_id: identity == Identity::Single,
+        stack: Stack::default(),
     };
     let entered = ENTERED.get_or_init(|| Entered {
         identity,

@@ -113,6 +113,10 @@ struct State {
     user_namespace: bool,
 }
 
+fn open_path(path: &Path) -> rustix::io::Result<OwnedFd> {
+    openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
 fn missing(what: &str) -> io::Error {
     io::Error::other(format!("no {what} at this point"))
 }
@@ -172,7 +176,8 @@ impl State {
                 upper,
                 work,
                 user_xattrs,
-            } => self.mount_root(&lowers, &upper, &work, user_xattrs),
+            } => self.mount_overlay(&lowers, &upper, &work, user_xattrs),
+            Step::CopiedRoot { tree, upper, work } => self.mount_copy(tree, &upper, &work),
             Step::Proc => self.mount_fresh("proc", "proc", NOSUID | NODEV | NOEXEC),
             Step::Dev {
                 bind_nodes,
@@ -237,27 +242,47 @@ impl State {
         }
     }
 
-    fn mount_root(
+    fn mount_overlay(
         &mut self,
         lowers: &[PathBuf],
         upper: &Path,
         work: &Path,
         user_xattrs: bool,
     ) -> io::Result<()> {
-        umask(Mode::empty());
-        let open = |path: &Path| openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        let (over_upper, over_work) = (open(upper)?, open(work)?);
+        let over_upper = open_path(upper)?;
         let mut overlay = Overlay::open(lowers, Some((upper, work)), user_xattrs)?;
-        // Needs a place before the root exists; the work directory, already held open by the overlay, serves.
+        self.mount_memory(work)?;
+        if overlay.is_empty() {
+            overlay.add_lowest(mount::open_plain(self.memory()?, "empty")?);
+        }
+        let root = overlay.mount(self.root_attributes())?;
+        mount::attach(root.as_fd(), over_upper.as_fd())?;
+        self.root = Some(root);
+        Ok(())
+    }
+
+    fn mount_copy(&mut self, tree: Slot, upper: &Path, work: &Path) -> io::Result<()> {
+        let over_upper = open_path(upper)?;
+        self.mount_memory(work)?;
+        let root = self.slot(tree)?.try_clone_to_owned()?;
+        mount::restrict(root.as_fd(), self.root_attributes())?;
+        mount::attach(root.as_fd(), over_upper.as_fd())?;
+        self.root = Some(root);
+        Ok(())
+    }
+
+    fn root_attributes(&self) -> MountAttrFlags {
+        if self.devices_bounded { PLAIN } else { NODEV }
+    }
+
+    /// Needs a place before the root exists; the work directory serves, which an overlay holds open already.
+    fn mount_memory(&mut self, work: &Path) -> io::Result<()> {
+        umask(Mode::empty());
+        let over_work = open_path(work)?;
         let memory = mount::create("tmpfs", &[("mode", "0755")], NODEV | NOSUID)?;
         mount::attach(memory.as_fd(), over_work.as_fd())?;
         rustix::fs::mkdirat(&memory, "empty", Mode::from_raw_mode(0o555))?;
-        if overlay.is_empty() {
-            overlay.add_lowest(mount::open_plain(memory.as_fd(), "empty")?);
-        }
-        let root = overlay.mount(if self.devices_bounded { PLAIN } else { NODEV })?;
-        mount::attach(root.as_fd(), over_upper.as_fd())?;
-        (self.root, self.memory) = (Some(root), Some(memory));
+        self.memory = Some(memory);
         Ok(())
     }
 

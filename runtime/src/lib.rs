@@ -49,6 +49,7 @@ mod guard;
 mod hierarchy;
 mod init;
 mod keeper;
+mod layers;
 mod limits;
 mod merge;
 mod mount;
@@ -65,13 +66,12 @@ mod user;
 mod wire;
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
 
-pub use bare::keep_views_in;
 pub use early::{has_stdout, note_signals, was_interrupted};
 pub use enter::{Identity, child_main, enter, enter_bare, has_ids};
 pub use guard::{NOT_FOUND, guarded};
+pub use layers::{Layers, can_overlay, finish_view, show_layers, view, writable_view};
+pub use merge::Marks;
 pub use network::{RESOLVER, prepare_network};
 pub use spawn::{Cancel, run};
 pub use spec::{
@@ -106,31 +106,4 @@ pub enum Error {
     /// The command was stopped by [`Cancel::cancel`].
     #[error("run the command: cancelled")]
     Cancelled,
-}
-
-/// A read-only view of layers merged, lowest first, as a directory that has no path; it lives as long as the descriptor.
-///
-/// No layers give an empty directory.
-pub fn view(lowers: &[PathBuf]) -> io::Result<OwnedFd> {
-    let entered = enter::entered().map_err(io::Error::other)?;
-    if entered.identity == Identity::Bare {
-        return bare::view(lowers);
-    }
-    overlay::view(lowers, entered.host.user_namespace)
-}
-
-/// Layers merged as [`view`] shows them, but writable: changes go to `upper`.
-///
-/// `work` is an empty directory beside it. [`finish_view`] must follow.
-pub fn writable_view(lowers: &[PathBuf], upper: &Path, work: &Path) -> io::Result<OwnedFd> {
-    let entered = enter::entered().map_err(io::Error::other)?;
-    if entered.identity == Identity::Bare {
-        return bare::writable_view(lowers, upper);
-    }
-    overlay::writable_view(lowers, upper, work, entered.host.user_namespace)
-}
-
-/// To be called when a [`writable_view`] was written to: `upper` holds what changed then.
-pub fn finish_view(lowers: &[PathBuf], upper: &Path) -> io::Result<()> {
-    bare::finish_view(lowers, upper)
 }

@@ -1,7 +1,9 @@
 //! Layers merged by copying, where nothing can be mounted.
 //!
 //! [`fill`] makes of an upper directory what an overlay would show; [`settle`] makes of it again what an overlay would have
-//! left there: what is gone is marked as gone. What is still there and the same is left to who makes a layer of it.
+//! left there: what is gone is marked as gone. What is still there and the same is left to who makes a layer of it, which
+//! is then the same layer, with one exception: a file of several names that was written to by one of them is changed
+//! under all of them, where an overlay parts them.
 //! Nothing here follows a symbolic link.
 
 use std::collections::{HashMap, HashSet};
@@ -10,14 +12,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, chmodat,
-    chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, futimens, linkat, mkdirat, mknodat,
-    openat, readlinkat, statat, symlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps, XattrFlags,
+    chmodat, chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat,
+    mkdirat, mknodat, openat, readlinkat, statat, statx, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
+use rustix::time::{ClockId, clock_gettime};
 
 /// What becomes of the layers' files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,28 +32,104 @@ pub(crate) enum Take {
     Link,
 }
 
-/// Device nodes that could not be made.
-pub(crate) type Omitted = HashSet<(u64, u64)>;
+/// How a layer says that something of the layers below it is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Marks {
+    /// As overlays do, with an attribute `trusted.*`.
+    Trusted,
+    /// As overlays do, with an attribute `user.*`.
+    User,
+    /// By sockets, of which layers hold none, and an attribute that no overlay knows.
+    Own,
+}
+
+impl Marks {
+    const ALL: [Marks; 3] = [Marks::Trusted, Marks::User, Marks::Own];
+
+    /// The attribute of a directory that hides what is below.
+    fn opaque(self) -> &'static CStr {
+        match self {
+            Marks::Trusted => c"trusted.overlay.opaque",
+            Marks::User => c"user.overlay.opaque",
+            Marks::Own => c"user.lapstrake.opaque",
+        }
+    }
+
+    /// What is in the place of something that is gone.
+    fn whiteout(self) -> FileType {
+        match self {
+            Marks::Trusted | Marks::User => FileType::CharacterDevice,
+            Marks::Own => FileType::Socket,
+        }
+    }
+}
+
+/// Of a file of the layers: its device and number.
+type Id = (u64, u64);
+
+/// What is known of a directory that was filled.
+#[derive(Default)]
+pub(crate) struct Filled {
+    /// Device nodes that could not be made.
+    omitted: HashSet<Id>,
+    /// What the directories of the layers became.
+    directories: HashMap<Id, Birth>,
+}
+
+/// By which a directory is told from one that came into its place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Birth {
+    number: u64,
+    time: Option<Moment>,
+}
+
+/// Seconds and nanoseconds.
+type Moment = (i64, u64);
 
 /// Puts into `upper` what the layers `lowers` (lowest first) show, and is not in it yet.
-pub(crate) fn fill(lowers: &[PathBuf], upper: &Path, take: Take) -> io::Result<Omitted> {
+pub(crate) fn fill(lowers: &[PathBuf], upper: &Path, take: Take) -> io::Result<Filled> {
     let mut filler = Filler {
         take,
         links: HashMap::new(),
-        omitted: Omitted::new(),
+        filled: Filled::default(),
     };
     let to = open(CWD, &c_path(upper)?)?;
     filler.directory(&layers(lowers)?, to.as_fd())?;
-    Ok(filler.omitted)
+    if take == Take::Copy {
+        let births = filler.filled.directories.values();
+        if let Some(last) = births.filter_map(|birth| birth.time).max() {
+            wait_until_after(last);
+        }
+    }
+    Ok(filler.filled)
+}
+
+/// File systems take the time from a clock that is some milliseconds coarse. What is made from now on, with the number of
+/// something that was removed, is told by its time.
+fn wait_until_after(moment: Moment) {
+    // The clock may have been set back meanwhile.
+    for _ in 0..100 {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        if (now.tv_sec, now.tv_nsec as u64) > moment {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Marks in `upper` what the layers `lowers` show and what is not there.
-pub(crate) fn settle(lowers: &[PathBuf], upper: &Path, omitted: &Omitted) -> io::Result<()> {
-    settle_directory(
-        &layers(lowers)?,
-        open(CWD, &c_path(upper)?)?.as_fd(),
-        omitted,
-    )
+pub(crate) fn settle(
+    lowers: &[PathBuf],
+    upper: &Path,
+    filled: &Filled,
+    marks: Marks,
+) -> io::Result<()> {
+    let mut settler = Settler {
+        filled,
+        marks,
+        met: HashSet::new(),
+    };
+    settler.directory(&layers(lowers)?, open(CWD, &c_path(upper)?)?.as_fd())
 }
 
 /// The layers' directories, uppermost first.
@@ -73,16 +153,32 @@ fn kind(stat: &Stat) -> FileType {
 }
 
 fn is_whiteout(stat: &Stat) -> bool {
-    kind(stat) == FileType::CharacterDevice && stat.st_rdev == 0
+    match kind(stat) {
+        FileType::CharacterDevice => stat.st_rdev == 0,
+        kind => kind == FileType::Socket,
+    }
 }
 
 fn is_opaque(directory: BorrowedFd<'_>) -> bool {
-    ["trusted.overlay.opaque", "user.overlay.opaque"]
-        .iter()
-        .any(|name| {
-            let mut value = [0; 2];
-            fgetxattr(directory, *name, &mut value) == Ok(1) && value[0] == b'y'
-        })
+    Marks::ALL.iter().any(|marks| {
+        let mut value = [0; 2];
+        fgetxattr(directory, marks.opaque(), &mut value) == Ok(1) && value[0] == b'y'
+    })
+}
+
+fn id(stat: &Stat) -> Id {
+    (stat.st_dev, stat.st_ino)
+}
+
+fn birth(directory: BorrowedFd<'_>) -> io::Result<Birth> {
+    let wanted = StatxFlags::INO | StatxFlags::BTIME;
+    let stat = statx(directory, c"", AtFlags::EMPTY_PATH, wanted)?;
+    let time = (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec.into());
+    let has_time = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    Ok(Birth {
+        number: stat.stx_ino,
+        time: has_time.then_some(time),
+    })
 }
 
 fn look(at: BorrowedFd<'_>, name: &CStr) -> io::Result<Option<Stat>> {
@@ -132,6 +228,8 @@ fn merged(layers: &[OwnedFd]) -> io::Result<Vec<Found>> {
             break;
         }
     }
+    // Of several names the first is always the same one.
+    found.sort_unstable_by(|a: &Found, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
@@ -161,8 +259,8 @@ fn below(layers: &[OwnedFd], name: &CStr) -> io::Result<Vec<OwnedFd>> {
 struct Filler {
     take: Take,
     /// Where the first of several names of a file went.
-    links: HashMap<(u64, u64), (OwnedFd, CString)>,
-    omitted: Omitted,
+    links: HashMap<Id, (OwnedFd, CString)>,
+    filled: Filled,
 }
 
 impl Filler {
@@ -178,6 +276,7 @@ impl Filler {
                 (Some(there), FileType::Directory) if kind(&there) == FileType::Directory => {
                     let inner = open(to, name)?;
                     if !is_opaque(inner.as_fd()) {
+                        self.note(&found, inner.as_fd())?;
                         self.directory(&found.merged, inner.as_fd())?;
                     }
                 }
@@ -190,6 +289,7 @@ impl Filler {
     /// A directory that was made: first what is in it, then what it is.
     fn inside(&mut self, found: &Found, to: BorrowedFd<'_>) -> io::Result<()> {
         let inner = open(to, &found.name)?;
+        self.note(found, inner.as_fd())?;
         self.directory(&found.merged, inner.as_fd())?;
         if let Some(from) = found.merged.first() {
             attributes(from.as_fd(), inner.as_fd(), &found.stat)?;
@@ -197,9 +297,15 @@ impl Filler {
         Ok(())
     }
 
+    fn note(&mut self, found: &Found, made: BorrowedFd<'_>) -> io::Result<()> {
+        let births = &mut self.filled.directories;
+        births.insert(id(&found.stat), birth(made)?);
+        Ok(())
+    }
+
     fn other(&mut self, from: BorrowedFd<'_>, found: &Found, to: BorrowedFd<'_>) -> io::Result<()> {
         let (name, stat) = (&*found.name, &found.stat);
-        let id = (stat.st_dev, stat.st_ino);
+        let id = id(stat);
         if stat.st_nlink > 1
             && let Some((directory, first)) = self.links.get(&id)
         {
@@ -210,7 +316,7 @@ impl Filler {
                 let linked = self.take == Take::Link
                     && linkat(from, name, to, name, AtFlags::empty()).is_ok();
                 if !linked {
-                    copy(from, name, to, stat)?;
+                    copy(open_file(from, name)?, to, name, stat)?;
                 }
             }
             FileType::Symlink => {
@@ -234,12 +340,12 @@ impl Filler {
                     )?;
                 }
                 Err(Errno::PERM) => {
-                    self.omitted.insert(id);
+                    self.filled.omitted.insert(id);
                 }
                 Err(error) => return Err(error.into()),
             },
         }
-        if stat.st_nlink > 1 && !self.omitted.contains(&id) {
+        if stat.st_nlink > 1 && !self.filled.omitted.contains(&id) {
             self.links
                 .insert(id, (to.try_clone_to_owned()?, name.to_owned()));
         }
@@ -247,9 +353,12 @@ impl Filler {
     }
 }
 
-fn copy(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
+fn open_file(at: BorrowedFd<'_>, name: &CStr) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut source = File::from(openat(from, name, flags, Mode::empty())?);
+    Ok(openat(at, name, flags, Mode::empty())?.into())
+}
+
+fn copy(mut source: File, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut target = File::from(openat(to, name, flags, Mode::RUSR | Mode::WUSR)?);
     io::copy(&mut source, &mut target)?;
@@ -278,6 +387,7 @@ fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> io::Resu
         let own = [
             &b"trusted.overlay."[..],
             b"user.overlay.",
+            b"user.lapstrake.",
             b"security.selinux",
         ];
         if own.iter().any(|prefix| name.starts_with(prefix)) {
@@ -314,23 +424,70 @@ fn times(stat: &Stat) -> Timestamps {
     }
 }
 
-fn settle_directory(
-    layers: &[OwnedFd],
-    upper: BorrowedFd<'_>,
-    omitted: &Omitted,
-) -> io::Result<()> {
-    for found in merged(layers)? {
+struct Settler<'a> {
+    filled: &'a Filled,
+    marks: Marks,
+    /// The files that had several names in the layers, and their numbers now.
+    met: HashSet<(Id, u64)>,
+}
+
+impl Settler<'_> {
+    fn directory(&mut self, layers: &[OwnedFd], upper: BorrowedFd<'_>) -> io::Result<()> {
+        let before = fstat(upper)?;
+        let mut changed = false;
+        for found in merged(layers)? {
+            changed |= self.one(&found, upper)?;
+        }
+        if changed {
+            futimens(upper, &times(&before))?;
+        }
+        Ok(())
+    }
+
+    /// Whether it changed the directory `upper`.
+    fn one(&mut self, found: &Found, upper: BorrowedFd<'_>) -> io::Result<bool> {
         let name = &*found.name;
-        match look(upper, name)? {
-            None if omitted.contains(&(found.stat.st_dev, found.stat.st_ino)) => {}
-            None => mknodat(upper, name, FileType::CharacterDevice, Mode::empty(), 0)?,
-            Some(there) if kind(&there) == FileType::Directory && !found.merged.is_empty() => {
-                settle_directory(&found.merged, open(upper, name)?.as_fd(), omitted)?;
+        let Some(there) = look(upper, name)? else {
+            if self.filled.omitted.contains(&id(&found.stat)) {
+                return Ok(false);
             }
-            Some(_) => {}
+            mknodat(upper, name, self.marks.whiteout(), Mode::empty(), 0)?;
+            return Ok(true);
+        };
+        match kind(&there) {
+            FileType::Directory if !found.merged.is_empty() => {
+                let inner = open(upper, name)?;
+                let made = self.filled.directories.get(&id(&found.stat));
+                if made == Some(&birth(inner.as_fd())?) {
+                    self.directory(&found.merged, inner.as_fd())?;
+                } else {
+                    fsetxattr(inner, self.marks.opaque(), b"y", XattrFlags::empty())?;
+                }
+                Ok(false)
+            }
+            // It is in no layer, and must not be taken for a mark.
+            FileType::Socket => {
+                unlinkat(upper, name, AtFlags::empty())?;
+                Ok(true)
+            }
+            FileType::RegularFile if there.st_nlink > 1 && found.stat.st_nlink > 1 => {
+                self.part(found, upper, &there)
+            }
+            _ => Ok(false),
         }
     }
-    Ok(())
+
+    /// An overlay parts the names of a file that is changed by each of them, as by `chown -R`.
+    fn part(&mut self, found: &Found, upper: BorrowedFd<'_>, there: &Stat) -> io::Result<bool> {
+        if self.met.insert((id(&found.stat), there.st_ino)) {
+            return Ok(false);
+        }
+        let name = &*found.name;
+        let file = open_file(upper, name)?;
+        unlinkat(upper, name, AtFlags::empty())?;
+        copy(file, upper, name, there)?;
+        Ok(true)
+    }
 }
 
 #[cfg(test)]
@@ -370,7 +527,7 @@ mod tests {
         whiteout(&high.join("gone"));
         whiteout(&high.join("a/b"));
         let lowers = [low.clone(), high.clone()];
-        let omitted = fill(&lowers, &upper, Take::Copy).unwrap();
+        let filled = fill(&lowers, &upper, Take::Copy).unwrap();
         let names = |path: &str| {
             let mut names: Vec<_> = fs::read_dir(upper.join(path))
                 .unwrap()
@@ -404,7 +561,7 @@ mod tests {
         fs::remove_dir(upper.join("turns")).unwrap();
         fs::write(upper.join("turns"), "").unwrap();
         fs::write(upper.join("new"), "").unwrap();
-        settle(&lowers, &upper, &omitted).unwrap();
+        settle(&lowers, &upper, &filled, Marks::Trusted).unwrap();
         let gone = statat(CWD, upper.join("a/over"), AtFlags::SYMLINK_NOFOLLOW).unwrap();
         assert!(is_whiteout(&gone));
         assert_eq!(
@@ -419,5 +576,64 @@ mod tests {
             fs::metadata(view.join("a/over")).unwrap().ino(),
             fs::metadata(high.join("a/over")).unwrap().ino()
         );
+    }
+
+    fn two_layers(dir: &Path) -> [PathBuf; 2] {
+        let [lower, upper] = ["lower", "upper"].map(|name| dir.join(name));
+        for path in ["again/old", "swap", "swapped", "gone"] {
+            fs::create_dir_all(lower.join(path)).unwrap();
+        }
+        fs::write(lower.join("a"), "").unwrap();
+        fs::hard_link(lower.join("a"), lower.join("b")).unwrap();
+        fs::create_dir(&upper).unwrap();
+        [lower, upper]
+    }
+
+    #[test]
+    fn what_came_into_the_place_of_something_hides_it() {
+        for marks in [Marks::User, Marks::Own] {
+            let dir = tempfile::tempdir().unwrap();
+            let [lower, upper] = two_layers(dir.path());
+            let lowers = [lower];
+            let filled = fill(&lowers, &upper, Take::Copy).unwrap();
+            fs::remove_dir_all(upper.join("again")).unwrap();
+            fs::create_dir(upper.join("again")).unwrap();
+            fs::remove_dir(upper.join("swapped")).unwrap();
+            fs::rename(upper.join("swap"), upper.join("swapped")).unwrap();
+            fs::remove_dir(upper.join("gone")).unwrap();
+            let long_ago = std::time::SystemTime::UNIX_EPOCH;
+            File::open(&upper).unwrap().set_modified(long_ago).unwrap();
+            settle(&lowers, &upper, &filled, marks).unwrap();
+            let is_opaque = |name: &str| {
+                is_opaque(
+                    open(CWD, &c_path(&upper.join(name)).unwrap())
+                        .unwrap()
+                        .as_fd(),
+                )
+            };
+            assert!(is_opaque("again") && is_opaque("swapped"));
+            for name in ["gone", "swap"] {
+                let gone = statat(CWD, upper.join(name), AtFlags::SYMLINK_NOFOLLOW).unwrap();
+                assert_eq!((is_whiteout(&gone), kind(&gone)), (true, marks.whiteout()));
+            }
+            assert_eq!(fs::metadata(&upper).unwrap().modified().unwrap(), long_ago);
+        }
+    }
+
+    #[test]
+    fn names_of_a_changed_file_are_parted() {
+        let dir = tempfile::tempdir().unwrap();
+        let [lower, upper] = two_layers(dir.path());
+        let lowers = [lower];
+        let filled = fill(&lowers, &upper, Take::Copy).unwrap();
+        let socket = std::os::unix::net::UnixListener::bind(upper.join("gone/socket")).unwrap();
+        fs::remove_dir(upper.join("swap")).unwrap();
+        fs::rename(upper.join("gone/socket"), upper.join("swap")).unwrap();
+        settle(&lowers, &upper, &filled, Marks::Own).unwrap();
+        drop(socket);
+        let number = |name: &str| fs::metadata(upper.join(name)).unwrap().ino();
+        assert_ne!(number("a"), number("b"));
+        // A socket of the step is no mark.
+        assert!(!upper.join("swap").exists());
     }
 }

@@ -13,6 +13,7 @@ pub(crate) use check::sorted;
 
 use crate::Error;
 use crate::caps::{self, Capabilities};
+use crate::merge::Take;
 use crate::spec::{Access, Device, Limits, MountKind, Network, RunSpec, Security};
 use check::check;
 
@@ -29,10 +30,22 @@ pub(crate) const FIRST: Slot = 2;
 /// What of the host a plan depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Host {
-    /// Everything happens in a user namespace: no device nodes, overlay attributes as `user.*`.
+    /// Everything happens in a user namespace: no device nodes.
     pub(crate) user_namespace: bool,
     /// Only one id is mapped: no other owner, no supplementary groups.
     pub(crate) single_id: bool,
+    /// How layers become one tree.
+    pub(crate) stack: Stack,
+}
+
+/// How layers become one tree.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Stack {
+    /// As overlays, with attributes `user.*` or `trusted.*`.
+    Overlay { user_xattrs: bool },
+    /// As copies: that of the root is in its upper directory before the plan is carried out.
+    #[default]
+    Copy,
 }
 
 /// Steps, and the descriptors they refer to.
@@ -49,6 +62,14 @@ pub(crate) struct Plan {
 pub(crate) enum Resource {
     /// A detached clone of a tree of mounts.
     Tree(PathBuf),
+    /// A detached clone of a path in a copy of layers, which is made in a scratch directory.
+    Copy {
+        target: String,
+        lowers: Vec<PathBuf>,
+        source: String,
+        scratch: PathBuf,
+        take: Take,
+    },
     /// An anonymous file.
     Bytes(Vec<u8>),
     /// A network namespace, behind this `pasta` or leading nowhere.
@@ -81,6 +102,12 @@ pub(crate) enum Step {
         upper: PathBuf,
         work: PathBuf,
         user_xattrs: bool,
+    },
+    /// A copy of the layers, in the upper directory, becomes the new root.
+    CopiedRoot {
+        tree: Slot,
+        upper: PathBuf,
+        work: PathBuf,
     },
     /// `/proc`.
     Proc,
@@ -169,6 +196,7 @@ impl Step {
             Step::NetworkFile { .. } => "show the network".into(),
             Step::Hostname(name) => format!("set the host name {name:?}"),
             Step::Root { .. } => "mount overlay".into(),
+            Step::CopiedRoot { .. } => "mount the copy of the layers".into(),
             Step::Proc => "mount /proc".into(),
             Step::Dev { .. } => "mount /dev".into(),
             Step::Sys { .. } => "mount /sys".into(),
@@ -259,12 +287,21 @@ impl Plan {
 
     fn file_systems(&mut self, spec: &RunSpec, host: Host) -> Result<(), Error> {
         let insecure = spec.security == Security::Insecure;
-        self.steps.push(Step::Root {
-            lowers: spec.root.lowers.clone(),
-            upper: spec.root.upper.clone(),
-            work: spec.root.work.clone(),
-            user_xattrs: host.user_namespace,
-        });
+        let (upper, work) = (spec.root.upper.clone(), spec.root.work.clone());
+        let root = match host.stack {
+            Stack::Overlay { user_xattrs } => Step::Root {
+                lowers: spec.root.lowers.clone(),
+                upper,
+                work,
+                user_xattrs,
+            },
+            Stack::Copy => Step::CopiedRoot {
+                tree: self.slot(Resource::Tree(upper.clone())),
+                upper,
+                work,
+            },
+        };
+        self.steps.push(root);
         self.steps.push(Step::Proc);
         self.steps.push(Step::Dev {
             bind_nodes: host.user_namespace,
@@ -301,13 +338,14 @@ impl Plan {
             if is_new_dev(&target, kind) {
                 continue;
             }
-            let step = self.mount(target, kind, host);
+            let step = self.mount(target, kind, (host, spec.security));
             self.steps.push(step);
         }
         Ok(())
     }
 
-    fn mount(&mut self, target: String, kind: &MountKind, host: Host) -> Step {
+    fn mount(&mut self, target: String, kind: &MountKind, on: (Host, Security)) -> Step {
+        let (host, security) = on;
         match kind {
             MountKind::Bind { source, readonly } => Step::Bind {
                 target,
@@ -324,14 +362,39 @@ impl Plan {
                 source,
                 access,
                 scratch,
-            } => Step::View {
-                target,
-                lowers: lowers.clone(),
-                source: source.clone(),
-                readonly: *access == Access::ReadOnly,
-                scratch: scratch.clone(),
-                user_xattrs: host.user_namespace,
-            },
+            } => {
+                let (lowers, source) = (lowers.clone(), source.clone());
+                let (scratch, readonly) = (scratch.clone(), *access == Access::ReadOnly);
+                match host.stack {
+                    Stack::Overlay { user_xattrs } => Step::View {
+                        target,
+                        lowers,
+                        source,
+                        readonly,
+                        scratch,
+                        user_xattrs,
+                    },
+                    Stack::Copy => {
+                        // A command that is not confined can make a mount writable.
+                        let take = match security {
+                            Security::Sandbox if readonly => Take::Link,
+                            _ => Take::Copy,
+                        };
+                        let source = self.slot(Resource::Copy {
+                            target: target.clone(),
+                            lowers,
+                            source,
+                            scratch,
+                            take,
+                        });
+                        Step::Bind {
+                            target,
+                            source,
+                            readonly,
+                        }
+                    }
+                }
+            }
             MountKind::Tmpfs { size, mode } => Step::Tmpfs {
                 target,
                 size: *size,
@@ -449,6 +512,12 @@ mod tests {
         }
         for (index, resource) in plan.resources.iter().enumerate() {
             let what = match resource {
+                Resource::Copy {
+                    lowers,
+                    source,
+                    take,
+                    ..
+                } => format!("copy {take:?} {lowers:?} {source}"),
                 Resource::Tree(path) => format!("tree {}", path.display()),
                 Resource::Bytes(bytes) => format!("bytes {:?}", String::from_utf8_lossy(bytes)),
                 Resource::Network(pasta) => format!("network {pasta:?}"),
@@ -472,6 +541,12 @@ mod tests {
             let host = Host {
                 user_namespace: name.starts_with("user-"),
                 single_id: name == "user-single",
+                stack: match name.starts_with("copies") {
+                    true => Stack::Copy,
+                    false => Stack::Overlay {
+                        user_xattrs: name.starts_with("user-"),
+                    },
+                },
             };
             let got =
                 plan(&spec, host).map_or_else(|error| format!("{error}\n"), |plan| render(&plan));

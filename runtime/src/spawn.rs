@@ -15,8 +15,9 @@ use crate::cgroup::Wanted;
 use crate::enter::{Entered, Identity, entered};
 use crate::init::Report;
 use crate::keeper::Request;
+use crate::layers::{self, Copied, Layers};
 use crate::network::{self, Lease};
-use crate::plan::{Plan, Resource, Step, bare_plan, plan};
+use crate::plan::{Host, Plan, Resource, Stack, Step, bare_plan, plan};
 use crate::spec::{Exit, RunSpec, Security, Stream};
 use crate::target::{self, Stub};
 use crate::{Error, bare, mount, wire};
@@ -76,13 +77,24 @@ pub fn run(
             Running::start(entered, spec, plan)?.watch(output, cancel)
         });
     }
-    let plan = plan(spec, entered.host)?;
+    let stack = match layers::shown()? {
+        Layers::Overlays { user_xattrs } => Stack::Overlay { user_xattrs },
+        Layers::Copies { .. } => Stack::Copy,
+    };
+    let host = Host {
+        stack,
+        ..entered.host
+    };
+    let plan = plan(spec, host)?;
+    let copied = Copied::make(&spec.root)?;
     let mut running = Running::start(entered, spec, plan)?;
     let ended = running.watch(output, cancel);
     let cleaned = target::remove_stubs(&spec.root.upper, &running.stubs)
         .map_err(|error| Error::Setup(format!("remove mount stubs: {error}")));
+    let settled = copied.map_or(Ok(()), Copied::settle);
     let exit = ended?;
     cleaned?;
+    settled?;
     Ok(exit)
 }
 
@@ -295,6 +307,16 @@ fn open(resource: Resource, reusable: bool) -> Result<Opened, Error> {
             .map_err(|error| {
                 Error::Setup(format!("open {} for mounting: {error}", path.display()))
             }),
+        Resource::Copy {
+            target,
+            lowers,
+            source,
+            scratch,
+            take,
+        } => layers::copied_part(&lowers, &source, &scratch, take)
+            .and_then(|found| mount::clone_fd(found.part.as_fd()))
+            .map(Opened::File)
+            .map_err(|error| Error::Setup(format!("mount {target}: {error}"))),
         Resource::Directory(directory) => Ok(Opened::File(directory)),
         Resource::Bytes(bytes) => in_memory(&bytes)
             .map(Opened::File)

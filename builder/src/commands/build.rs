@@ -76,8 +76,6 @@ pub(super) struct Prepared {
     settings: crate::ops::Settings,
     travel: Travel,
     cancel: Cancel,
-    /// Where merged layers lie when nothing can be mounted.
-    _views: Option<lapstrake_cache::Scratch>,
 }
 
 impl Prepared {
@@ -90,12 +88,6 @@ impl Prepared {
             }
         };
         let store = surroundings.open(identity)?;
-        let views = (options.isolation == Isolation::None)
-            .then(|| store.scratch())
-            .transpose()?;
-        if let Some(views) = &views {
-            lapstrake_runtime::keep_views_in(views.path());
-        }
         let mut insecure = output::insecure(options);
         insecure.extend(caches::insecure(options));
         Ok(Self {
@@ -105,7 +97,6 @@ impl Prepared {
             travel: caches::travel(options, surroundings.env)?,
             cancel: Cancel::new().context("prepare to stop steps")?,
             store,
-            _views: views,
         })
     }
 
@@ -170,7 +161,6 @@ async fn whole(prepared: Prepared, options: &BuildOptions, gc: &Gc, events: Even
         settings,
         travel,
         cancel,
-        _views,
     } = prepared;
     let (text, parsed) = lapstrake_frontend::parse_bytes(&input.dockerfile);
     let source = Some(Source {

@@ -11,6 +11,8 @@ use super::Surroundings;
 use super::settings::in_path;
 use crate::cli::Format;
 use crate::ids::{ONE_ID, REMEDY};
+use crate::progress::text::causes;
+use crate::trees::{COPIES, why_no_overlays};
 
 /// One thing: its name, what there is and is used, and what to do where something is missing.
 struct Fact {
@@ -99,13 +101,7 @@ fn facts(surroundings: &Surroundings) -> Result<Vec<Fact>> {
              cannot, --isolation=none builds without confining steps",
         ),
     });
-    let overlay = text("/proc/filesystems")
-        .split_whitespace()
-        .any(|word| word == "overlay");
-    facts.push(fact("overlay", if overlay { "yes" } else { "no" }).or(
-        overlay,
-        "load the kernel's module overlay: modprobe overlay",
-    ));
+    facts.extend(entered.ok().map(|identity| layers(surroundings, identity)));
     facts.push(groups);
     let filter = exists("/proc/sys/kernel/seccomp/actions_avail");
     let filter_text = if filter {
@@ -155,6 +151,24 @@ fn namespaces(identity: Identity) -> Fact {
         )
         .or(false, REMEDY),
     }
+}
+
+fn layers(surroundings: &Surroundings, identity: Identity) -> Fact {
+    let found = surroundings
+        .open(identity)
+        .and_then(|store| why_no_overlays(&store));
+    let (value, remedy) = match found {
+        Ok(None) => return fact("layers", "mounted as overlays"),
+        Ok(Some(why)) => (
+            format!("copied: {COPIES}: {why}"),
+            "keep the store on a file system that is no overlay, with a kernel that has one (modprobe overlay)",
+        ),
+        Err(error) => (
+            format!("unknown: {}", causes(&error)),
+            "choose another store with --root",
+        ),
+    };
+    fact("layers", value).or(false, remedy)
 }
 
 fn control_groups() -> Fact {

@@ -10,7 +10,7 @@ use lapstrake_runtime::Cancel;
 use super::Surroundings;
 use super::stop::{self, Stopped};
 use crate::assemble::Image;
-use crate::cli::{ProgressMode, PullOptions, PushOptions};
+use crate::cli::{Isolation, ProgressMode, PullOptions, PushOptions};
 use crate::compress::Compression;
 use crate::events::{Events, Step};
 use crate::fetch::fetch_blob;
@@ -21,6 +21,7 @@ use crate::resolve::Resolver;
 use crate::sink::{Outlet, Output, Sink, Times, name_in_store};
 use crate::stored;
 use crate::travel::Elsewhere;
+use crate::trees::Trees;
 
 /// Registries throttle clients that open more.
 const DOWNLOADS: usize = 4;
@@ -69,6 +70,7 @@ pub(super) fn pull(surroundings: &Surroundings, options: &PullOptions) -> Result
     let digest = with_outlet(surroundings, &store, options.progress, move |outlet| {
         let Outlet {
             store,
+            trees: _,
             client,
             events,
             tokio,
@@ -124,6 +126,11 @@ fn with_outlet<T: Send + 'static>(
     let events = Events::new(display.feed());
     let outlet = Outlet {
         store: store.clone(),
+        trees: Arc::new(Trees::new(
+            store.clone(),
+            events.clone(),
+            Isolation::Default,
+        )),
         client,
         elsewhere: Arc::new(Elsewhere::new(events.clone(), Vec::new())),
         events,

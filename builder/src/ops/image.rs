@@ -15,6 +15,7 @@ use crate::fs::{Chain, ChainLayer, PulledLayer};
 use crate::parallel;
 use crate::registry::Client;
 use crate::travel::Elsewhere;
+use crate::trees::Trees;
 
 /// Registries throttle clients that open more.
 const DOWNLOADS: usize = 4;
@@ -23,7 +24,7 @@ impl Ops {
     /// The directories of all layers of `chain`, lowest first. Missing layers are fetched.
     pub(super) fn materialise(&self, task: &Task, chain: &Chain) -> Result<Vec<PathBuf>> {
         materialise(
-            &self.store,
+            &self.trees,
             &self.client,
             &self.tokio,
             &self.events.of(task),
@@ -39,13 +40,14 @@ impl Ops {
 /// # Errors
 /// With [`crate::travel::Lost`] when such a layer is not, or cannot be had.
 pub(crate) fn materialise(
-    store: &Store,
+    trees: &Trees,
     client: &Client,
     tokio: &Handle,
     step: &Step,
     elsewhere: &Elsewhere,
     chain: &Chain,
 ) -> Result<Vec<PathBuf>> {
+    let store = &trees.store;
     let mut missing = Vec::new();
     for layer in &chain.layers {
         let is_built = matches!(layer, ChainLayer::Built(_));
@@ -69,6 +71,7 @@ pub(crate) fn materialise(
         }
     })?;
     elsewhere.verify(store, chain)?;
+    trees.prepare()?;
     let layers: Vec<_> = chain.distinct().collect();
     Ok(store.lowers(&layers)?)
 }

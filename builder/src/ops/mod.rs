@@ -42,10 +42,12 @@ use crate::registry::Client;
 use crate::resolve::Resolver;
 use crate::secrets::Secrets;
 use crate::travel::Elsewhere;
+use crate::trees::Trees;
 
 /// What ops need besides their inputs. One for each build.
 pub(crate) struct Ops {
     pub(crate) store: Store,
+    pub(crate) trees: Arc<Trees>,
     pub(crate) client: Client,
     pub(crate) resolver: Arc<Resolver>,
     pub(crate) elsewhere: Arc<Elsewhere>,

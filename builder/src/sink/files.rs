@@ -72,7 +72,7 @@ fn prefix(platform: &Platform, split: bool) -> PathBuf {
 
 fn tree_of(outlet: &Outlet, step: &Step, image: &Image) -> Result<Tree> {
     let lowers = materialise(
-        &outlet.store,
+        &outlet.trees,
         &outlet.client,
         &outlet.tokio,
         step,

@@ -29,11 +29,13 @@ use crate::oci::Descriptor;
 use crate::pack::{Blob, BlobContent, Flavour, Packed, Packing, index, must_change, pack};
 use crate::registry::Client;
 use crate::travel::{Elsewhere, Lost};
+use crate::trees::Trees;
 
 /// What sinks work with.
 #[derive(Clone)]
 pub(crate) struct Outlet {
     pub(crate) store: Store,
+    pub(crate) trees: Arc<Trees>,
     pub(crate) client: Client,
     pub(crate) events: Events,
     pub(crate) tokio: tokio::runtime::Handle,
@@ -245,6 +247,7 @@ fn fetch(
 ) -> Result<()> {
     let Outlet {
         store,
+        trees: _,
         client,
         tokio,
         events: _,

@@ -15,6 +15,7 @@ mod crash;
 mod edits;
 mod epoch;
 mod explain;
+mod layers;
 mod moved;
 mod outputs;
 mod platforms;

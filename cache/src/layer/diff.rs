@@ -26,17 +26,19 @@ use crate::layer::whiteout::{self, Mark, mark};
 use crate::layer::{Body, Entry};
 use crate::meta::{Kind, Meta};
 use crate::xattr::{Target, Xattrs};
-use crate::{Error, Result, dir};
+use crate::{Error, Marks, Result, dir};
 
 /// So many directories are held open; one further up is opened again when the walk returns to it.
 const OPEN_LEVELS: usize = 48;
 
 /// What the walk compares with.
 pub(crate) enum Against {
-    /// The layers below. What does not differ from them is removed from the folder.
-    Lowers(Lowers),
+    /// The layers below, whose marks the folder has. What does not differ from them is removed from it.
+    Lowers(Lowers, Marks),
     /// Nothing: the folder is a finished layer, and everything in it counts.
     Nothing,
+    /// Nothing: the folder is no layer, and holds sockets rather than marks.
+    Files,
 }
 
 /// Walks a folder in overlay form and yields the entries of the layer: directories before what is
@@ -72,8 +74,8 @@ impl Diff {
         let root = dir::open(path).at("open", path)?;
         let meta = dir::stat(&root).at("stat", path)?;
         let lowers = match &against {
-            Against::Lowers(lowers) => lowers.all(),
-            Against::Nothing => Vec::new(),
+            Against::Lowers(lowers, _) => lowers.all(),
+            Against::Nothing | Against::Files => Vec::new(),
         };
         let names = dir::sorted_names(root.as_fd()).at("list", path)?;
         let top = Level {
@@ -164,22 +166,30 @@ impl Diff {
             }
         }
         match meta.kind {
-            Kind::Socket => self.discard(name, &meta),
+            Kind::Socket if !self.has_sockets_as_marks() => self.discard(name, &meta),
             Kind::Dir => self.visit_dir(name, path, meta),
-            Kind::Char if meta.is_whiteout() => self.visit_whiteout(name, path, meta),
+            _ if meta.is_whiteout() => self.visit_whiteout(name, path, meta),
             _ => self.visit_other(name, path, meta),
         }
     }
 
     fn below(&self, path: &[u8]) -> io::Result<Found> {
         match (&self.against, self.levels.last()) {
-            (Against::Lowers(lowers), Some(level)) => lowers.find(&level.lowers, path),
+            (Against::Lowers(lowers, _), Some(level)) => lowers.find(&level.lowers, path),
             _ => Ok(Found::Nothing),
         }
     }
 
     fn is_final(&self) -> bool {
-        matches!(self.against, Against::Nothing)
+        matches!(self.against, Against::Nothing | Against::Files)
+    }
+
+    fn has_sockets_as_marks(&self) -> bool {
+        match self.against {
+            Against::Lowers(_, marks) => marks == Marks::Own,
+            Against::Nothing => true,
+            Against::Files => false,
+        }
     }
 
     fn visit_whiteout(&mut self, name: &CStr, path: &[u8], meta: Meta) -> Result<(), Failure> {
@@ -273,7 +283,7 @@ impl Diff {
     }
 
     fn lower_xattrs(&self, layer: usize, path: &[u8]) -> io::Result<Xattrs> {
-        let Against::Lowers(lowers) = &self.against else {
+        let Against::Lowers(lowers, _) = &self.against else {
             return Ok(Xattrs::new());
         };
         let lower = lowers.root(layer).open(path, dir::DIRECTORY)?;
@@ -379,7 +389,7 @@ impl Diff {
             return Ok(false);
         }
         let dir = open_deep(self.dir()?, b"", dir::DIRECTORY)?;
-        let Against::Lowers(lowers) = &self.against else {
+        let Against::Lowers(lowers, _) = &self.against else {
             return Ok(false);
         };
         let lower = lowers.root(layer);

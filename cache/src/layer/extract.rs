@@ -68,7 +68,7 @@ impl Store {
         expected: &DiffId,
     ) -> Result<Facts> {
         let root = dir::open(active.upper()).at("open", active.upper())?;
-        let meaning = Meaning::Layer(self.overlay_xattrs());
+        let meaning = Meaning::Layer(self.marks());
         let (digest, size, unpacked) = hash_and_unpack(tar, root.as_fd(), meaning)?;
         if digest != expected.0 {
             return Err(Error::Corrupt {

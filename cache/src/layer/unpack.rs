@@ -28,7 +28,7 @@ use crate::place::{make_dirs_in_root, open_in_root};
 use crate::snapshot::{Omitted, group, user};
 use crate::store::create_file;
 use crate::xattr::{Xattrs, is_kept};
-use crate::{OverlayXattrs, Time, dir, remove};
+use crate::{Marks, Time, dir, remove};
 
 /// So many directories are held open for the entries that follow.
 const OPEN_PARENTS: usize = 16;
@@ -36,8 +36,8 @@ const OPEN_PARENTS: usize = 16;
 /// What the names and owners in an archive mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
-    /// It is a layer: `.wh.` names become the marks of overlayfs.
-    Layer(OverlayXattrs),
+    /// It is a layer: `.wh.` names become marks.
+    Layer(Marks),
     /// It is an archive of files, all of which belong to one owner if one is given.
     Files(Option<(u32, u32)>),
 }
@@ -194,7 +194,7 @@ impl<'a> Unpacker<'a> {
 
     fn mark_opaque(&self, dir: impl AsFd) -> Result<(), Failure> {
         match self.meaning {
-            Meaning::Layer(xattrs) => whiteout::set_opaque(dir, xattrs).step("make opaque"),
+            Meaning::Layer(marks) => whiteout::set_opaque(dir, marks).step("make opaque"),
             Meaning::Files(_) => Ok(()),
         }
     }
@@ -215,10 +215,10 @@ impl<'a> Unpacker<'a> {
                 self.mark_opaque(&fd)
             }
             Some(_) => Ok(()),
-            None => {
-                let mode = Mode::empty();
-                mknodat(&dir, &name, FileType::CharacterDevice, mode, makedev(0, 0)).step("delete")
-            }
+            None => match self.meaning {
+                Meaning::Layer(marks) => whiteout::delete(&dir, &name, marks).step("delete"),
+                Meaning::Files(_) => Ok(()),
+            },
         }
     }
 

@@ -1,9 +1,13 @@
 //! The two ways to say that something is gone: names in a tar, marks in an overlay folder.
 
+use std::ffi::CStr;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::OverlayXattrs;
+use rustix::fs::{AtFlags, FileType, Mode, makedev, mknodat, unlinkat};
+use rustix::io::Errno;
+
+use crate::Marks;
 use crate::xattr::Target;
 
 const PREFIX: &[u8] = b".wh.";
@@ -56,20 +60,40 @@ pub(crate) fn opaque(path: &[u8]) -> Vec<u8> {
     [path, b"/", OPAQUE].concat()
 }
 
-/// Whether an open directory of an overlay folder is opaque, by either kind of mark.
-pub(crate) fn is_opaque(dir: impl AsFd) -> io::Result<Option<OverlayXattrs>> {
-    for xattrs in [OverlayXattrs::Trusted, OverlayXattrs::User] {
-        let value = Target::Open(dir.as_fd()).get(xattrs.opaque())?;
+/// Whether an open directory of an overlay folder is opaque, by any kind of mark.
+pub(crate) fn is_opaque(dir: impl AsFd) -> io::Result<Option<Marks>> {
+    for marks in Marks::ALL {
+        let value = Target::Open(dir.as_fd()).get(marks.opaque())?;
         if value.as_deref() == Some(b"y") {
-            return Ok(Some(xattrs));
+            return Ok(Some(marks));
         }
     }
     Ok(None)
 }
 
 /// Makes an open directory of an overlay folder opaque.
-pub(crate) fn set_opaque(dir: impl AsFd, xattrs: OverlayXattrs) -> io::Result<()> {
-    Target::Open(dir.as_fd()).set(xattrs.opaque().to_bytes(), b"y")
+pub(crate) fn set_opaque(dir: impl AsFd, marks: Marks) -> io::Result<()> {
+    Target::Open(dir.as_fd()).set(marks.opaque().to_bytes(), b"y")
+}
+
+/// Marks a name as deleted.
+pub(crate) fn delete(dir: impl AsFd, name: &CStr, marks: Marks) -> rustix::io::Result<()> {
+    let kind = match marks {
+        Marks::Trusted | Marks::User => FileType::CharacterDevice,
+        Marks::Own => FileType::Socket,
+    };
+    mknodat(dir, name, kind, Mode::empty(), makedev(0, 0))
+}
+
+/// Whether marks can be made in a folder that nobody else uses. What a killed process left of this is not in the way.
+pub(crate) fn can_mark(dir: BorrowedFd<'_>, marks: Marks) -> io::Result<()> {
+    match delete(dir, c"probe", marks) {
+        Ok(()) => unlinkat(dir, c"probe", AtFlags::empty())?,
+        Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    set_opaque(dir, marks)?;
+    Ok(rustix::fs::fremovexattr(dir, marks.opaque())?)
 }
 
 #[cfg(test)]

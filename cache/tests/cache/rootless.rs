@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use lapstrake_cache::{DiffId, Digest, OverlayXattrs, Store};
+use lapstrake_cache::{DiffId, Digest, Marks, Store};
 
 use crate::support::{Raw, RawTar, layer, listing, run, set_xattr, tar_of};
 
@@ -66,11 +66,8 @@ fn inside() {
     };
     let home = Path::new(&home);
     let store = Store::open(&home.join("store")).unwrap();
-    assert_eq!(store.overlay_xattrs(), OverlayXattrs::User);
-    assert_eq!(
-        Store::open(store.root()).unwrap().overlay_xattrs(),
-        OverlayXattrs::User
-    );
+    assert_eq!(store.marks(), Marks::User);
+    assert_eq!(Store::open(store.root()).unwrap().marks(), Marks::User);
 
     let mut device = Raw::new(b'3', "null").mode(0o666);
     device.dev = (1, 3);

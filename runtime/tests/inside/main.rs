@@ -1,7 +1,7 @@
 //! Asserts, from inside and from outside, what a step sees and what it leaves.
 //!
 //! Runs as whoever calls it; as root it runs itself two times more as an ordinary user, once with a range of subordinate
-//! ids and once without. `LAPSTRAKE_NO_SKIP` makes a test that cannot be run a failure.
+//! ids and once without, and what regards mounts and confinement again as each of them with roots that are copies. `LAPSTRAKE_NO_SKIP` makes a test that cannot be run a failure.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod confinement;
@@ -17,11 +17,22 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use lapstrake_runtime::Identity;
+use lapstrake_runtime::{Identity, Layers, Marks};
 use support::{Needs, Space};
 
 /// Name, whom it has to run as, and what to run.
 type Test = (&'static str, Needs, fn(&Space));
+
+/// Set where layers are to be copied.
+const COPIES: &str = "LAPSTRAKE_INSIDE_COPIES";
+/// What is read from an upper directory that holds changes alone, or from a table of mounts that tells of no path of the
+/// store.
+const OF_OVERLAYS: [&str; 4] = [
+    "five_hundred_layers",
+    "stubs_do_not_stay",
+    "stub_where_a_link_dangles",
+    "detached_views",
+];
 
 /// An ordinary user of every system.
 const NOBODY: u32 = 65534;
@@ -47,10 +58,14 @@ fn main() {
                 .find(|arg| !arg.starts_with('-'))
                 .cloned()
                 .unwrap_or_default();
-            let mut failed = run(identity, &filter);
-            if identity == Identity::Root {
+            let copies = std::env::var_os(COPIES).is_some();
+            let mut failed = run(identity, &filter, copies);
+            if identity == Identity::Root && !copies {
                 failed += as_nobody("a range of ids", "nobody:2000000:65536\n", &filter);
                 failed += as_nobody("one id", "", &filter);
+                let mut again = Command::new(std::env::current_exe().unwrap());
+                again.arg(&filter).env(COPIES, "1");
+                failed += usize::from(!again.status().unwrap().success());
             }
             std::process::exit(i32::from(failed > 0));
         }
@@ -65,17 +80,25 @@ fn skip(what: &str, why: &str) {
     }
 }
 
-fn run(identity: Identity, filter: &str) -> usize {
-    println!("running as {identity:?}");
+fn run(identity: Identity, filter: &str, copies: bool) -> usize {
+    println!(
+        "running as {identity:?}{}",
+        if copies { ", on copies" } else { "" }
+    );
     let space = Space::new(identity);
-    let tests = [
-        process::TESTS,
-        mounts::TESTS,
-        confinement::TESTS,
-        network::TESTS,
-        leaks::TESTS,
-    ]
-    .concat();
+    let mut tests = [mounts::TESTS, confinement::TESTS].concat();
+    if copies {
+        tests.retain(|(name, ..)| !OF_OVERLAYS.contains(name));
+        lapstrake_runtime::show_layers(Layers::Copies {
+            views: space.fresh("views"),
+            marks: match identity {
+                Identity::Root => Marks::Trusted,
+                _ => Marks::User,
+            },
+        });
+    } else {
+        tests.extend([process::TESTS, network::TESTS, leaks::TESTS].concat());
+    }
     let (mut succeeded, mut failed) = (0, 0);
     for (name, needs, test) in tests.into_iter().filter(|(name, ..)| name.contains(filter)) {
         if !needs.met(identity) {
@@ -122,7 +145,8 @@ fn as_nobody(what: &str, ranges: &str, filter: &str) -> usize {
         .gid(NOBODY)
         .current_dir("/")
         .env_remove("TMPDIR");
-    let failed = !command.status().unwrap().success();
+    let mut failed = !command.status().unwrap().success();
+    failed |= !command.env(COPIES, "1").status().unwrap().success();
     for file in ["/etc/subuid", "/etc/subgid"] {
         let _ = Command::new("umount")
             .arg("-l")
