@@ -150,8 +150,8 @@ impl Store {
 
     /// Whether this process can set, and so see, the marks of this store's layers.
     pub fn sees_marks(&self) -> Result<bool> {
-        let dir = self.scratch()?.open()?;
-        Ok(whiteout::can_mark(dir.as_fd(), self.marks()).is_ok())
+        let scratch = self.scratch()?;
+        Ok(whiteout::can_mark(scratch.open()?.as_fd(), self.marks()).is_ok())
     }
 
     /// How many bytes the store's file system has left for this user.

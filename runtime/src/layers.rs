@@ -61,7 +61,12 @@ pub fn can_overlay(directory: &Path, user_xattrs: bool) -> io::Result<()> {
     for path in [&lower, &upper, &work] {
         std::fs::create_dir(path)?;
     }
-    overlay::writable_view(&[lower], &upper, &work, user_xattrs).map(drop)
+    match overlay::writable_view(&[lower], &upper, &work, user_xattrs) {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Err(io::Error::other(
+            "the kernel has no overlayfs: load its module, modprobe overlay",
+        )),
+        other => other.map(drop),
+    }
 }
 
 /// A read-only view of layers merged, lowest first, as a directory that is not to be written to; it lives as long as the
