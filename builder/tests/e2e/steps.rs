@@ -142,7 +142,7 @@ fn what_this_machine_offers() {
     let facts = space.run(&["info", "--format=json"]).json();
     for name in [
         "namespaces",
-        "overlay",
+        "layers",
         "control-groups",
         "seccomp",
         "network",
