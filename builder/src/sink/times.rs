@@ -105,6 +105,7 @@ fn earlier(time: &str, latest: i64) -> String {
 fn rewrite(outlet: &Outlet, step: &Step, chain: &Chain, latest: i64) -> Result<Chain> {
     let Outlet {
         store,
+        trees,
         client,
         tokio,
         elsewhere,
@@ -119,7 +120,7 @@ fn rewrite(outlet: &Outlet, step: &Step, chain: &Chain, latest: i64) -> Result<C
     let made = Chain {
         layers: chain.layers.iter().filter(is_made).cloned().collect(),
     };
-    materialise(store, client, tokio, step, elsewhere, &made)?;
+    materialise(trees, client, tokio, step, elsewhere, &made)?;
     let layers = parallel::map(&chain.layers, LAYERS_AT_ONCE, |layer| {
         let Some(created) = layer.created() else {
             return Ok(layer.clone());
