@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use lapstrake_cache::{Key, Store};
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
@@ -24,6 +24,7 @@ use crate::cdi::{Devices, Given};
 use crate::cli::Allowed;
 use crate::context::LocalContext;
 use crate::engine::{self, Executor, Graph, index, merge};
+use crate::epoch;
 use crate::events::Events;
 use crate::explain::{self, Notes};
 use crate::forced::{self, Forced};
@@ -138,10 +139,11 @@ pub(crate) async fn build(request: Request, site: Site) -> Ended {
 }
 
 async fn attempt(
-    request: Request,
+    mut request: Request,
     site: Site,
     steps: &mut Vec<explain::Step>,
 ) -> Result<Built, BuildError> {
+    epoch::resolve(&mut request, &site).await?;
     let Request {
         dockerfile,
         inputs,
@@ -191,7 +193,7 @@ async fn attempt(
         .iter()
         .try_for_each(|plan| check_entitlements(plan, &allowed))?;
     let devices = devices(&plans, &allowed, &settings.cdi)?;
-    let epoch = epoch(&plans)?;
+    let epoch = plans.first().and_then(|plan| plan.source_date_epoch);
     let ops = Ops {
         store: store.clone(),
         trees: Arc::clone(&outlet.trees),
@@ -367,20 +369,6 @@ fn devices(
         given.insert(run.devices.clone(), devices);
     }
     Ok(given)
-}
-
-fn epoch(plans: &[Plan]) -> Result<Option<i64>> {
-    let Some(text) = plans
-        .first()
-        .and_then(|plan| plan.source_date_epoch.as_deref())
-        .filter(|text| !text.is_empty())
-    else {
-        return Ok(None);
-    };
-    let seconds = text
-        .parse()
-        .with_context(|| format!("SOURCE_DATE_EPOCH must be a number of seconds, not {text:?}"))?;
-    Ok(Some(seconds))
 }
 
 /// What comes after the last step: images, outputs, caches for others.

@@ -12,6 +12,7 @@ use lapstrake_frontend::ignore::Ignore;
 use rustix::fs::{self, Mode, OFlags};
 
 use crate::cli::ContextModes;
+use crate::epoch;
 use crate::ops::Tree;
 
 /// What is read of an ignore file at most.
@@ -25,8 +26,20 @@ pub(crate) struct LocalContext {
     id: [u8; 32],
     index: Option<Arc<StatIndex>>,
     modes: ContextModes,
+    age: Age,
     /// Holds the files of a context that came as an archive.
-    _scratch: Option<Scratch>,
+    scratch: Option<Scratch>,
+}
+
+/// From when a context is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// It changes as the user works.
+    Unknown,
+    /// Whoever it came from said so, in seconds since 1970.
+    At(i64),
+    /// As its newest file is.
+    NewestFile,
 }
 
 impl std::fmt::Debug for LocalContext {
@@ -58,20 +71,21 @@ impl LocalContext {
             id,
             index,
             modes,
-            _scratch: None,
+            age: Age::Unknown,
+            scratch: None,
         })
     }
 
-    /// A git tree that was checked out into `scratch`.
-    pub(crate) fn checkout(scratch: Scratch, subdir: &Path) -> Result<Self> {
+    /// A git tree that was checked out into `scratch`, of a commit of the time `committed`.
+    pub(crate) fn checkout(scratch: Scratch, subdir: &Path, committed: i64) -> Result<Self> {
         Ok(Self {
             modes: ContextModes::Checkout,
-            ..Self::unpacked(scratch, subdir)?
+            ..Self::unpacked(scratch, subdir, Age::At(committed))?
         })
     }
 
     /// Files that were unpacked into `scratch`, or nothing at all.
-    pub(crate) fn unpacked(scratch: Scratch, subdir: &Path) -> Result<Self> {
+    pub(crate) fn unpacked(scratch: Scratch, subdir: &Path, age: Age) -> Result<Self> {
         let root = open_root(&scratch.path().join(subdir))?;
         Ok(Self {
             root,
@@ -79,8 +93,18 @@ impl LocalContext {
             id: [0; 32],
             index: None,
             modes: ContextModes::Exact,
-            _scratch: Some(scratch),
+            age,
+            scratch: Some(scratch),
         })
+    }
+
+    /// From when it is, in seconds since 1970, as far as that is known.
+    pub(crate) fn time(&self) -> Result<Option<i64>> {
+        match (self.age, &self.scratch) {
+            (Age::At(time), _) => Ok(Some(time)),
+            (Age::NewestFile, Some(scratch)) => epoch::newest(scratch.path()),
+            _ => Ok(None),
+        }
     }
 
     /// Names the directory among all contexts of this machine.

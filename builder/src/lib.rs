@@ -18,6 +18,7 @@ mod compress;
 mod config;
 mod context;
 mod engine;
+mod epoch;
 mod events;
 mod explain;
 mod fetch;

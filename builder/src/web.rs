@@ -3,13 +3,13 @@
 
 use std::future::Future;
 use std::io::{self, Read};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use reqwest::header::HeaderName;
 use reqwest::{Method, Url};
 
-use crate::registry::Client;
+use crate::registry::{self, Client};
 
 /// Redirects followed, as Go's client does.
 pub(crate) const REDIRECTS: usize = 10;
@@ -87,6 +87,13 @@ impl Response {
         Some(self.answer.headers().get(name)?.to_str().ok()?.to_owned())
     }
 
+    /// When what it names was changed last, in seconds since 1970, if the server says so.
+    pub(crate) fn modified(&self) -> Option<i64> {
+        let time = registry::parse_date(&self.header("last-modified")?)?;
+        let since = time.duration_since(UNIX_EPOCH);
+        Some(since.map_or(0, |since| since.as_secs() as i64))
+    }
+
     /// Where the server sends on to, if it does.
     pub(crate) fn redirect(&self) -> Option<String> {
         matches!(self.status(), 301 | 302 | 303 | 307 | 308)
@@ -122,7 +129,7 @@ fn parse(url: &str) -> Result<Url> {
 }
 
 /// Opens what `url` names as a stream, following redirects; to be called on a thread that may block.
-pub(crate) fn open(client: &Client, url: &str) -> Result<Box<dyn Read + Send>> {
+pub(crate) fn open(client: &Client, url: &str) -> Result<Body> {
     let tokio = tokio::runtime::Handle::current();
     let mut target = url.to_owned();
     for _ in 0..=REDIRECTS {
@@ -130,12 +137,12 @@ pub(crate) fn open(client: &Client, url: &str) -> Result<Box<dyn Read + Send>> {
         match response.redirect() {
             Some(next) => target = join(&target, &next)?,
             None if response.is_success() => {
-                return Ok(Box::new(Body {
+                return Ok(Body {
                     tokio,
                     response,
                     piece: Vec::new(),
                     read: 0,
-                }));
+                });
             }
             None => bail!("the server answered {}", response.status()),
         }
@@ -144,11 +151,18 @@ pub(crate) fn open(client: &Client, url: &str) -> Result<Box<dyn Read + Send>> {
 }
 
 /// The body of an answer, read on a thread that may block.
-struct Body {
+pub(crate) struct Body {
     tokio: tokio::runtime::Handle,
     response: Response,
     piece: Vec<u8>,
     read: usize,
+}
+
+impl Body {
+    /// See [`Response::modified`].
+    pub(crate) fn modified(&self) -> Option<i64> {
+        self.response.modified()
+    }
 }
 
 impl Read for Body {

@@ -91,6 +91,7 @@ codes! {
     CopySource "copy-source" "A source that cannot be copied.",
     PlanTooLarge "plan-too-large" "What the steps and the history hold is out of all proportion.",
     Port "port" "A bad port in `EXPOSE`.",
+    Epoch "source-date-epoch" "A `SOURCE_DATE_EPOCH` that stands for no time.",
 }
 
 impl fmt::Display for Code {

@@ -29,6 +29,12 @@ impl Env {
         self.next += 1;
     }
 
+    pub(crate) fn unset(&mut self, name: &str) {
+        if let Some(place) = self.places.remove(name) {
+            self.order.remove(&place);
+        }
+    }
+
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         let (_, value) = self.order.get(self.places.get(name)?)?;
         Some(value)

@@ -20,8 +20,8 @@ pub struct GitUrl {
     pub keep_git_dir: Option<bool>,
     /// `submodules`.
     pub submodules: Option<bool>,
-    /// `mtime=commit`: files have the time of the commit, not of the checkout.
-    pub commit_time: bool,
+    /// `mtime=commit` or `mtime=checkout`: files have the time of the commit, or not.
+    pub commit_time: Option<bool>,
     /// `github.com/…` without a scheme: only a build context may be given so, for `ADD` it is a path.
     pub bare: bool,
 }
@@ -105,7 +105,7 @@ impl GitUrl {
                 "submodules" => self.submodules = Some(boolean(key, value)?),
                 "fetch-by-commit" => drop(boolean(key, value)?),
                 "mtime" if ["checkout", "commit"].contains(&value.as_str()) => {
-                    self.commit_time = value == "commit";
+                    self.commit_time = Some(value == "commit");
                 }
                 "mtime" => {
                     let message = format!(
@@ -272,7 +272,7 @@ mod tests {
                 for (key, value) in [
                     ("keep", url.keep_git_dir),
                     ("sub", url.submodules),
-                    ("commit-time", Some(url.commit_time).filter(|b| *b)),
+                    ("commit-time", url.commit_time),
                     ("bare", Some(url.bare).filter(|b| *b)),
                 ] {
                     out += &value.map(|v| format!(" {key}={v}")).unwrap_or_default();
@@ -329,7 +329,10 @@ mod tests {
                 "https://h/a.git?mtime=commit&fetch-by-commit=1",
                 "https://h/a.git commit-time=true",
             ),
-            ("https://h/a.git?mtime=checkout", "https://h/a.git"),
+            (
+                "https://h/a.git?mtime=checkout",
+                "https://h/a.git commit-time=false",
+            ),
             ("https://h/a.git?ref=x#y", "ref conflicts: \"y\" vs \"x\""),
             (
                 "https://h/a.git?subdir=x#y:z",

@@ -88,3 +88,4 @@ pub use lower::{
 pub use parse::{
     MountError, MountKind, MountSpec, mount_from, parse, parse_bytes, parse_mount, parse_trigger,
 };
+pub use stage::epoch::{Epoch, EpochSource, epoch};

@@ -27,8 +27,8 @@ pub struct Plan {
     pub config: ImageConfig,
     /// The history entries after the base image's, in order.
     pub history: Vec<History>,
-    /// `SOURCE_DATE_EPOCH` from `--build-arg` or the default of a global `ARG`, as it was written.
-    pub source_date_epoch: Option<String>,
+    /// [`Inputs::epoch`].
+    pub source_date_epoch: Option<i64>,
     /// The stages that were needed, counted by their `FROM`: the scope of [`crate::lint::lint`].
     pub stages: BTreeSet<usize>,
     /// Of the rules that depend on lowering; [`crate::lint::lint`] takes them in.
@@ -340,6 +340,8 @@ pub struct Inputs {
     pub target: Option<String>,
     /// `--build-arg`, resolved against the client's environment.
     pub build_args: BTreeMap<String, String>,
+    /// What `SOURCE_DATE_EPOCH` came to, see [`crate::epoch`]; `None` until it was asked for.
+    pub epoch: Option<Option<i64>>,
     /// `--label`, in the order given.
     pub labels: Vec<(String, String)>,
     /// The platform to build for.

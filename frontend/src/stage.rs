@@ -1,5 +1,6 @@
 //! Stages: what each is built on, which names and numbers mean which, and which of them the target needs.
 
+pub(crate) mod epoch;
 mod from;
 mod globals;
 
@@ -106,7 +107,6 @@ impl<'a> Stages<'a> {
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Vec<Diagnostic>> {
         let escape = dockerfile.directives.escape;
-        let is_from = |i: &Instruction| matches!(i.kind, Kind::From(_));
         let first = dockerfile
             .instructions
             .iter()
@@ -117,7 +117,8 @@ impl<'a> Stages<'a> {
 
         let platforms = platform_args(inputs, target_name(&chunks, inputs));
         warn_of_defaults(&chunks, head, escape, &platforms, warnings);
-        let (globals, global_args) = globals(head, escape, &inputs.build_args, platforms)?;
+        let (mut globals, global_args) = globals(head, escape, &inputs.build_args, platforms)?;
+        inputs.put_epoch(&mut globals);
         let mut stages = Self {
             stages: Vec::new(),
             target: StageId(chunks.len().saturating_sub(1)),
@@ -220,15 +221,7 @@ impl<'a> Stages<'a> {
         name: &str,
         platform: &Platform,
     ) -> Option<(&'a str, &'a NamedContext)> {
-        let contexts = &self.inputs.contexts;
-        if contexts.is_empty() {
-            return None;
-        }
-        let name = normalize_context_name(name).ok()?;
-        let exact = contexts.get_key_value(&format!("{name}::{}", platform.normalized()));
-        exact
-            .or_else(|| contexts.get_key_value(&name))
-            .map(|(name, context)| (name.as_str(), context))
+        context_of(self.inputs, name, platform)
     }
 
     /// What `RUN --mount=from=` means. Unlike `COPY`, it does not count stages: a number is an image's name. There is
@@ -403,6 +396,26 @@ impl<'a> Stages<'a> {
             .clone()
             .unwrap_or_else(|| format!("stage-{}", id.0))
     }
+}
+
+fn is_from(instruction: &Instruction) -> bool {
+    matches!(instruction.kind, Kind::From(_))
+}
+
+fn context_of<'a>(
+    inputs: &'a Inputs,
+    name: &str,
+    platform: &Platform,
+) -> Option<(&'a str, &'a NamedContext)> {
+    let contexts = &inputs.contexts;
+    if contexts.is_empty() {
+        return None;
+    }
+    let name = normalize_context_name(name).ok()?;
+    let exact = contexts.get_key_value(&format!("{name}::{}", platform.normalized()));
+    exact
+        .or_else(|| contexts.get_key_value(&name))
+        .map(|(name, context)| (name.as_str(), context))
 }
 
 /// What an instruction names with `--from`, as written.

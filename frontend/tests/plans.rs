@@ -26,7 +26,7 @@ use lapstrake_frontend::plan::{
 };
 use lapstrake_frontend::span::LineIndex;
 use lapstrake_frontend::stage::{Base, StageId, Stages};
-use lapstrake_frontend::{Answer, check, lower, outline, parse, targets};
+use lapstrake_frontend::{Answer, Epoch, check, epoch, lower, outline, parse, targets};
 use serde_json::{Value, json};
 
 fn folders(kind: &str) -> Vec<PathBuf> {
@@ -70,7 +70,7 @@ fn context(text: &str) -> NamedContext {
             checksum: url.checksum,
             keep_git_dir: false,
             submodules: true,
-            commit_time: url.commit_time,
+            commit_time: url.commit_time.unwrap_or_default(),
         }),
         None if text.starts_with("http") => NamedContext::Http(text.to_owned()),
         None => NamedContext::Image(text.parse().unwrap()),
@@ -140,6 +140,9 @@ impl Case {
     fn plan(&self) -> Result<Plan, Vec<Diagnostic>> {
         let dockerfile = parse(&self.source)?;
         let mut inputs = inputs(&self.json);
+        if let Epoch::At(seconds) = epoch(&dockerfile, &inputs)? {
+            inputs.set_epoch(seconds);
+        }
         loop {
             match lower(&dockerfile, &inputs)? {
                 Lowered::Ready(plan) => return Ok(*plan),

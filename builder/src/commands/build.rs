@@ -251,6 +251,7 @@ pub(super) fn inputs(options: &BuildOptions, input: &Input) -> Vec<Inputs> {
     let inputs = platforms.iter().map(|platform| Inputs {
         target: options.target.clone(),
         build_args: options.build_args.clone(),
+        epoch: None,
         labels: options.labels.clone(),
         target_platform: platform.clone(),
         build_platform: local.clone(),

@@ -16,9 +16,10 @@ use lapstrake_frontend::plan::{Git, NamedContext};
 use rustix::fs::{self, Mode, OFlags};
 
 use crate::cli::{BuildOptions, ContextArg, ContextModes, ContextSource, DockerfileArg};
-use crate::context::{LocalContext, open_named, read_ignore};
+use crate::context::{Age, LocalContext, open_named, read_ignore};
 use crate::ops::{GitAccess, git_context};
 use crate::registry::Client;
+use crate::web::Body;
 
 /// A Dockerfile larger than this is refused.
 const DOCKERFILE_LIMIT: u64 = 16 << 20;
@@ -78,7 +79,8 @@ fn main(
         ContextArg::Dir(path) => directory(store, client, options, path),
         ContextArg::Stdin => {
             let mut stdin = std::io::stdin();
-            archive_or_dockerfile(store, client, options, &mut stdin).context("read standard input")
+            archive_or_dockerfile(store, client, options, &mut stdin, None)
+                .context("read standard input")
         }
         ContextArg::Url(url) => remote(store, client, git, options, url),
     }
@@ -153,13 +155,16 @@ fn read_limited(from: &mut dyn Read) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A stream that is either an archive with the whole context, or a Dockerfile without one.
+/// A stream that is either an archive with the whole context, or a Dockerfile without one; `modified` is when it was
+/// changed last, in seconds since 1970, if its server says so.
 fn archive_or_dockerfile(
     store: &Store,
     client: &Client,
     options: &BuildOptions,
     stream: &mut (dyn Read + Send),
+    modified: Option<i64>,
 ) -> Result<Main> {
+    let age = modified.map_or(Age::NewestFile, Age::At);
     let scratch = store.scratch()?;
     let root = scratch.path().join("context");
     std::fs::create_dir(&root)?;
@@ -169,7 +174,7 @@ fn archive_or_dockerfile(
                 dockerfile.len() as u64 <= DOCKERFILE_LIMIT,
                 "it is neither an archive nor a Dockerfile"
             );
-            let context = LocalContext::unpacked(scratch, Path::new("context"))?;
+            let context = LocalContext::unpacked(scratch, Path::new("context"), age)?;
             Ok(Main {
                 dockerfile,
                 name: "Dockerfile".to_owned(),
@@ -181,7 +186,7 @@ fn archive_or_dockerfile(
             Ok(Main {
                 dockerfile,
                 name,
-                context: LocalContext::unpacked(scratch, Path::new("context"))?,
+                context: LocalContext::unpacked(scratch, Path::new("context"), age)?,
             })
         }
     }
@@ -229,9 +234,12 @@ fn remote(
     options: &BuildOptions,
     url: &str,
 ) -> Result<Main> {
-    if let Some(source) = git_source(url)? {
+    // As with BuildKit, files of the context have the time of the commit where the build has an epoch.
+    let epoch = options.build_args.get("SOURCE_DATE_EPOCH");
+    let commit_time = epoch.is_some_and(|epoch| !epoch.is_empty());
+    if let Some(source) = git_source(url, commit_time)? {
         let scratch = store.scratch()?;
-        let tree = git_context(git, &source, &scratch)?;
+        let (tree, committed) = git_context(git, &source, &scratch)?;
         let (dockerfile, name) = inner_dockerfile(client, &options.file, &tree)?;
         let inside = tree
             .strip_prefix(scratch.path())
@@ -240,16 +248,18 @@ fn remote(
         return Ok(Main {
             dockerfile,
             name,
-            context: LocalContext::checkout(scratch, &inside)?,
+            context: LocalContext::checkout(scratch, &inside, committed)?,
         });
     }
     let mut stream = open_url(client, url)?;
-    archive_or_dockerfile(store, client, options, &mut stream)
+    let modified = stream.modified();
+    archive_or_dockerfile(store, client, options, &mut stream, modified)
         .with_context(|| format!("read {}", shown(url)))
 }
 
-/// The repository that a context's URL names, if it is one.
-fn git_source(url: &str) -> Result<Option<Git>> {
+/// The repository that a context's URL names, if it is one. Its files have the time of the commit if the URL says so, or
+/// `by_commit` where it does not say.
+fn git_source(url: &str, by_commit: bool) -> Result<Option<Git>> {
     let Some(parsed) = GitUrl::parse(url)? else {
         return Ok(None);
     };
@@ -270,7 +280,7 @@ fn git_source(url: &str) -> Result<Option<Git>> {
         checksum,
         keep_git_dir: keep_git_dir.unwrap_or(false),
         submodules: submodules.unwrap_or(true),
-        commit_time,
+        commit_time: commit_time.unwrap_or(by_commit),
     }))
 }
 
@@ -282,7 +292,7 @@ fn download(client: &Client, url: &str) -> Result<Vec<u8>> {
     read_limited(&mut open_url(client, url)?).with_context(|| format!("fetch {}", shown(url)))
 }
 
-fn open_url(client: &Client, url: &str) -> Result<Box<dyn Read + Send>> {
+fn open_url(client: &Client, url: &str) -> Result<Body> {
     crate::web::open(client, url).with_context(|| format!("fetch {}", shown(url)))
 }
 
@@ -320,7 +330,7 @@ fn named(
                 digest,
             })
         }
-        ContextSource::Url(url) => match git_source(url)? {
+        ContextSource::Url(url) => match git_source(url, false)? {
             Some(git) => NamedContext::Git(git),
             None if url.starts_with("http://") || url.starts_with("https://") => {
                 NamedContext::Http(url.clone())

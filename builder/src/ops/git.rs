@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
-use lapstrake_cache::{Layer, Meta, Scratch};
+use lapstrake_cache::{Layer, Scratch};
 use lapstrake_frontend::plan::Git;
 use lapstrake_runtime::{Cancel, NOT_FOUND, guarded};
 use reqwest::Url;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, stat, utimensat};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::{Job, Ops, describe, key};
 use crate::engine::{Prepared, Task};
@@ -79,20 +79,29 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>>
 /// Checks the commit out and commits the tree as a layer.
 pub(super) fn run(ops: &Ops, op: &Git, job: &Checkout) -> Result<Layer> {
     let scratch = ops.store.scratch()?;
-    let tree = check_out(&Access::of(ops), op, job, &scratch)
+    let (tree, time) = check_out(&Access::of(ops), op, job, &scratch)
         .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))?;
     let active = ops.store.snapshot(&[])?;
     super::copy::copy_checkout(&tree, active.upper())?;
     if op.commit_time {
         // The root is the directory that ADD makes.
-        let stat = stat(&tree)?;
-        set_time(active.upper(), Meta::from(&stat).mtime.secs)?;
+        set_time(active.upper(), time)?;
     }
     Ok(ops.store.commit(active)?)
 }
 
-/// A main context that is a git repository, checked out into `scratch`; gives back the directory that is the context.
-pub(crate) fn context(access: &Access<'_>, op: &Git, scratch: &Scratch) -> Result<PathBuf> {
+/// The time of the commit that `op` names.
+pub(crate) fn time(access: &Access<'_>, op: &Git, scratch: &Scratch) -> Result<i64> {
+    let job = resolve(access, op)
+        .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
+    fetch(access, op, &job, scratch)
+        .and_then(|repository| commit_time(access, op, &job, &repository))
+        .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))
+}
+
+/// A main context that is a git repository, checked out into `scratch`; gives back the directory that is the context, and
+/// the time of the commit.
+pub(crate) fn context(access: &Access<'_>, op: &Git, scratch: &Scratch) -> Result<(PathBuf, i64)> {
     let job = resolve(access, op)
         .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
     check_out(access, op, &job, scratch)
@@ -147,7 +156,8 @@ fn is_commit(name: &str) -> bool {
     matches!(name.len(), 40 | 64) && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-fn check_out(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -> Result<PathBuf> {
+/// Makes a repository with the commit in it.
+fn fetch(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -> Result<PathBuf> {
     let repository = scratch.path().join("tree");
     std::fs::create_dir_all(&repository)?;
     let git = |args: &[&str]| git(access, op, Some(&repository), args);
@@ -165,6 +175,26 @@ fn check_out(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -
         let branches = "+refs/heads/*:refs/remotes/origin/*";
         git(&["fetch", "--quiet", "--tags", "origin", branches])?;
     }
+    Ok(repository)
+}
+
+/// The seconds since 1970 at which the commit was made.
+fn commit_time(access: &Access<'_>, op: &Git, job: &Checkout, repository: &Path) -> Result<i64> {
+    let commit = format!("{}^{{commit}}", job.commit);
+    let args = ["log", "-1", "--format=%ct", &commit];
+    let printed = git(access, op, Some(repository), &args)?;
+    printed.trim().parse().context("read the commit's time")
+}
+
+/// Checks the commit out; gives back the directory that is wanted of it, and the commit's time.
+fn check_out(
+    access: &Access<'_>,
+    op: &Git,
+    job: &Checkout,
+    scratch: &Scratch,
+) -> Result<(PathBuf, i64)> {
+    let repository = fetch(access, op, job, scratch)?;
+    let git = |args: &[&str]| git(access, op, Some(&repository), args);
     git(&["checkout", "--quiet", "--force", "--detach", &job.commit])?;
     if op.submodules && repository.join(".gitmodules").exists() {
         let update = ["submodule", "update", "--quiet", "--init", "--recursive"];
@@ -173,12 +203,7 @@ fn check_out(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -
             git(&update)?;
         }
     }
-    let time = if op.commit_time {
-        let commit = format!("{}^{{commit}}", job.commit);
-        Some(commit_time(&git(&["log", "-1", "--format=%ct", &commit])?)?)
-    } else {
-        None
-    };
+    let time = commit_time(access, op, job, &repository)?;
     if !op.keep_git_dir {
         std::fs::remove_dir_all(repository.join(".git"))?;
     }
@@ -186,16 +211,10 @@ fn check_out(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -
         None => repository,
         Some(subdir) => subdirectory(&repository, subdir)?,
     };
-    if let Some(time) = time {
+    if op.commit_time {
         set_times(&tree, time)?;
     }
-    Ok(tree)
-}
-
-/// The seconds that `git log` printed.
-fn commit_time(printed: &str) -> Result<i64> {
-    let seconds = printed.trim().parse();
-    seconds.with_context(|| format!("read the time of the commit, {printed:?}"))
+    Ok((tree, time))
 }
 
 /// Gives `tree` and all in it the same time.

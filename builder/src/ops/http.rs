@@ -3,18 +3,44 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use lapstrake_cache::{Digest, Ingest, Key, Layer};
+use lapstrake_cache::{Digest, Ingest, Key, Layer, Store};
 use lapstrake_frontend::plan::Http;
 use rustix::fs::{self, Mode, OFlags, Timespec, Timestamps};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
 use super::{Job, Ops, describe, key, key_of};
 use crate::engine::{Prepared, Task};
+use crate::epoch;
+use crate::events::Step;
 use crate::fs::Chain;
+use crate::registry::Client;
+use crate::secrets::Secrets;
 use crate::web::{self, REDIRECTS, Response, redacted};
+
+/// What files are fetched with.
+pub(crate) struct Access<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) client: &'a Client,
+    pub(crate) tokio: &'a Handle,
+    pub(crate) secrets: &'a Secrets,
+    /// Shows how far it is.
+    pub(crate) step: Step,
+}
+
+impl<'a> Access<'a> {
+    fn of(ops: &'a Ops, task: &Task) -> Self {
+        Self {
+            store: &ops.store,
+            client: &ops.client,
+            tokio: &ops.tokio,
+            secrets: &ops.secrets,
+            step: ops.events.of(task),
+        }
+    }
+}
 
 /// What the store keeps of a URL.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,12 +64,8 @@ pub(crate) enum Known {
 /// Keys the file by its content and time: what `--checksum` says of it, or the server.
 pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>> {
     let known = match &op.checksum {
-        Some(wanted) => Known::Pinned(
-            wanted
-                .parse()
-                .with_context(|| format!("read --checksum {wanted:?}"))?,
-        ),
-        None => Known::Fetched(fetch(ops, task, &op.url, None)?),
+        Some(wanted) => Known::Pinned(checksum(wanted)?),
+        None => Known::Fetched(fetch(&Access::of(ops, task), &op.url, None)?),
     };
     let note = describe("http", &(), &(), |encoder, ()| match &known {
         Known::Fetched(file) => key::http(encoder, op, &file.digest, file.modified),
@@ -54,8 +76,8 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Http) -> Result<Prepared<Job>
 }
 
 /// The file, which must be what `--checksum` says.
-fn pinned(ops: &Ops, task: &Task, url: &str, wanted: &Digest) -> Result<Fetched> {
-    let fetched = fetch(ops, task, url, Some(wanted))?;
+fn pinned(access: &Access<'_>, url: &str, wanted: &Digest) -> Result<Fetched> {
+    let fetched = fetch(access, url, Some(wanted))?;
     ensure!(
         fetched.digest == *wanted,
         "digest mismatch for {}: it is {}, not {wanted} as --checksum says",
@@ -69,7 +91,7 @@ fn pinned(ops: &Ops, task: &Task, url: &str, wanted: &Digest) -> Result<Fetched>
 pub(super) fn run(ops: &Ops, task: &Task, op: &Http, known: Known) -> Result<Layer> {
     let fetched = match known {
         Known::Fetched(fetched) => fetched,
-        Known::Pinned(digest) => pinned(ops, task, &op.url, &digest)?,
+        Known::Pinned(digest) => pinned(&Access::of(ops, task), &op.url, &digest)?,
     };
     let mut blob = ops
         .store
@@ -110,26 +132,54 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Http, known: Known) -> Result<Lay
     Ok(ops.store.commit(active)?)
 }
 
+/// The time of the file: what the server says, or the newest file where it is an archive. With `--checksum` the server is
+/// not asked for anything but the file, and the archive counts, as with BuildKit.
+pub(crate) fn time(access: &Access<'_>, op: &Http) -> Result<Option<i64>> {
+    let fetched = match &op.checksum {
+        Some(wanted) => pinned(access, &op.url, &checksum(wanted)?)?,
+        None => {
+            let fetched = fetch(access, &op.url, None)?;
+            if fetched.modified.is_some() {
+                return Ok(fetched.modified);
+            }
+            fetched
+        }
+    };
+    let mut blob = access
+        .store
+        .open_blob(&fetched.digest)?
+        .context("the fetched file is gone from the store")?;
+    let scratch = access.store.scratch()?;
+    super::unpack_if_archive(&mut blob, scratch.path())
+        .with_context(|| format!("read {}", redacted(&op.url)))?;
+    epoch::newest(scratch.path())
+}
+
+fn checksum(text: &str) -> Result<Digest> {
+    text.parse()
+        .with_context(|| format!("read --checksum {text:?}"))
+}
+
 /// The file at `url`. The server is not asked if what it gave before is what is wanted.
-fn fetch(ops: &Ops, task: &Task, url: &str, wanted: Option<&Digest>) -> Result<Fetched> {
+fn fetch(access: &Access<'_>, url: &str, wanted: Option<&Digest>) -> Result<Fetched> {
+    let Access { store, tokio, .. } = *access;
     // Without credentials, which have no place in a key: the server decides who may have it, each time.
     let key: Key = key_of("url", &[redacted(url).as_bytes()]);
-    let known: Option<Fetched> = ops.store.record(&key)?;
-    let known = known.filter(|known| ops.store.has_blob(&known.digest) == Some(known.size));
+    let known: Option<Fetched> = store.record(&key)?;
+    let known = known.filter(|known| store.has_blob(&known.digest) == Some(known.size));
     if let Some(known) = known.as_ref().filter(|known| Some(&known.digest) == wanted) {
         return Ok(known.clone());
     }
-    let fetched = ops
-        .tokio
-        .block_on(download(ops, task, url, known.as_ref()))
+    let fetched = tokio
+        .block_on(download(access, url, known.as_ref()))
         .with_context(|| format!("fetch {}", redacted(url)))?;
-    ops.store.put_record(&key, &fetched)?;
+    store.put_record(&key, &fetched)?;
     Ok(fetched)
 }
 
 /// Downloads `url`, unless the server says that what is known is still good.
-async fn download(ops: &Ops, task: &Task, url: &str, known: Option<&Fetched>) -> Result<Fetched> {
-    let mut response = request(ops, url, known).await?;
+async fn download(access: &Access<'_>, url: &str, known: Option<&Fetched>) -> Result<Fetched> {
+    let mut response = request(access, url, known).await?;
     if response.status() == 304 {
         return known
             .cloned()
@@ -142,13 +192,10 @@ async fn download(ops: &Ops, task: &Task, url: &str, known: Option<&Fetched>) ->
     );
     let etag = response.header("etag");
     let last_modified = response.header("last-modified");
-    let modified = last_modified
-        .as_deref()
-        .and_then(crate::registry::parse_date)
-        .map(seconds);
+    let modified = response.modified();
     let total = response.length();
-    let counter = ops.events.of(task).counter(redacted(url), total);
-    let mut blob: Ingest = ops.store.ingest()?;
+    let counter = access.step.counter(redacted(url), total);
+    let mut blob: Ingest = access.store.ingest()?;
     while let Some(chunk) = response.chunk().await? {
         blob.write_all(&chunk)?;
         counter.add(chunk.len() as u64);
@@ -172,11 +219,11 @@ async fn download(ops: &Ops, task: &Task, url: &str, known: Option<&Fetched>) ->
 }
 
 /// Follows redirects itself: credentials are for the first host only, and only HTTP may be asked for.
-async fn request(ops: &Ops, url: &str, known: Option<&Fetched>) -> Result<Response> {
+async fn request(access: &Access<'_>, url: &str, known: Option<&Fetched>) -> Result<Response> {
     let mut target = url.to_owned();
     for _ in 0..=REDIRECTS {
         let mut headers = Vec::new();
-        if let Some(value) = authorization(ops, &target, url)? {
+        if let Some(value) = authorization(access.secrets, &target, url)? {
             headers.push(("authorization", value));
         }
         if let Some(etag) = known.and_then(|known| known.etag.clone()) {
@@ -185,7 +232,7 @@ async fn request(ops: &Ops, url: &str, known: Option<&Fetched>) -> Result<Respon
         if let Some(time) = known.and_then(|known| known.last_modified.clone()) {
             headers.push(("if-modified-since", time));
         }
-        let response = web::get(&ops.client, &target, &headers).await?;
+        let response = web::get(access.client, &target, &headers).await?;
         match response.redirect() {
             Some(next) => target = web::join(&target, &next)?,
             None => return Ok(response),
@@ -195,23 +242,15 @@ async fn request(ops: &Ops, url: &str, known: Option<&Fetched>) -> Result<Respon
 }
 
 /// The secrets HTTP_AUTH_HEADER_host and HTTP_AUTH_TOKEN_host, for the host that the Dockerfile names.
-fn authorization(ops: &Ops, target: &str, first: &str) -> Result<Option<String>> {
+fn authorization(secrets: &Secrets, target: &str, first: &str) -> Result<Option<String>> {
     let host = web::host(target)?;
     let is_tls = |url: &str| url.starts_with("https://");
     if host != web::host(first)? || is_tls(first) && !is_tls(target) {
         return Ok(None);
     }
-    if let Some(value) = ops
-        .secrets
-        .get(&format!("HTTP_AUTH_HEADER_{host}"), false)?
-    {
+    if let Some(value) = secrets.get(&format!("HTTP_AUTH_HEADER_{host}"), false)? {
         return Ok(Some(String::from_utf8_lossy(&value).trim().to_owned()));
     }
-    let token = ops.secrets.get(&format!("HTTP_AUTH_TOKEN_{host}"), false)?;
+    let token = secrets.get(&format!("HTTP_AUTH_TOKEN_{host}"), false)?;
     Ok(token.map(|token| format!("Bearer {}", String::from_utf8_lossy(&token).trim())))
-}
-
-fn seconds(time: SystemTime) -> i64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() as i64)
 }

@@ -61,7 +61,7 @@ impl Objects {
             Self::S3(bucket) => bucket.url_of(digest),
             Self::Gha(cache) => tokio.block_on(cache.url_of(client, digest))?,
         };
-        web::open(client, &url)
+        Ok(Box::new(web::open(client, &url)?))
     }
 
     /// Puts a blob of `size` bytes there.

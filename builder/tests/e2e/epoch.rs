@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use lapstrake_cache::Digest;
 use serde_json::Value;
 
-use super::registry::{Auth, Registry};
-use super::support::{BASE_TIME, Entry, TestSpace, entries, shell};
+use super::registry::{Auth, Registry, Reply};
+use super::support::{BASE_TIME, Entry, TestSpace, compressed, entries, shell};
 
 const EPOCH: u64 = 1_600_000_000;
 
@@ -236,4 +236,149 @@ fn entries_without_a_layer_have_the_time_of_one() {
         build(&space, "", &[&epoch]).created(),
         ["2020-01-01T00:00:00Z"; 2]
     );
+}
+
+/// What the steps of an image see that shows its epoch, and when the image was made.
+const SHOW: &str =
+    "FROM busybox\nARG SOURCE_DATE_EPOCH\nRUN echo ${SOURCE_DATE_EPOCH-unset} > /epoch\n";
+
+/// The epoch of a build, as its steps and its image say.
+fn epoch_of(space: &TestSpace, arguments: &[&str], input: &[u8]) -> String {
+    let output = "type=oci,compression=uncompressed,dest=-";
+    let arguments = [&["-o", output], arguments].concat();
+    let image = Image::read(&space.build_with(&arguments, input).stdout);
+    let seen = String::from_utf8_lossy(&image.layers[1]["epoch"].content).into_owned();
+    let created = image.config["created"].as_str().unwrap();
+    let created = shell(&space.path("."), &format!("date -d {created} +%s"));
+    assert!(seen == created || seen == "unset\n", "{seen} {created}");
+    seen.trim().to_owned()
+}
+
+/// An archive with `SHOW` as Dockerfile, whose newest file is of that time.
+fn dated_archive(space: &TestSpace, newest: u64) -> Vec<u8> {
+    space.write("../archive/Dockerfile", SHOW);
+    space.write("../archive/folder/newest", "");
+    let script = format!("touch -d @{newest} folder/newest; touch -d @1 Dockerfile; tar -cf - .");
+    let folder = space.path("../archive");
+    let output = std::process::Command::new("sh")
+        .args(["-euc", &script])
+        .current_dir(folder)
+        .output();
+    output.unwrap().stdout
+}
+
+/// Serves a repository and archives, below `/dated/` with a time.
+fn dated_sources(space: &TestSpace) -> Registry {
+    let folder = space.path("../git");
+    space.write(
+        "../git/work/Dockerfile",
+        format!("{SHOW}COPY Dockerfile /\n"),
+    );
+    let script = "
+        export GIT_COMMITTER_DATE='@1700000101 +0000' GIT_AUTHOR_DATE='@1 +0000'
+        git init -q -b main work; cd work; git add .
+        git -c user.email=a@b -c user.name=a commit -qm first
+        cd ..; git clone -q --bare work repo.git; git -C repo.git update-server-info";
+    shell(&folder, script);
+    let archive = dated_archive(space, 1_700_000_302);
+    space.write("../git/a.tar.gz", compressed("gzip", &archive));
+    space.write("../git/a.tar", archive);
+    space.write("../git/text", "no archive");
+    let server = Registry::start(Auth::Open);
+    server.hook(move |request| {
+        let dated = request.path.strip_prefix("/dated");
+        let path = dated.unwrap_or(&request.path).trim_start_matches('/');
+        let Ok(found) = std::fs::read(folder.join(path)) else {
+            return Some(Reply::new(404));
+        };
+        let reply = Reply::new(200).body(found);
+        Some(match dated {
+            Some(_) => reply.header("last-modified", "Tue, 14 Nov 2023 22:16:41 GMT"),
+            None => reply,
+        })
+    });
+    server
+}
+
+#[test]
+fn the_context_says_the_epoch() {
+    let space = TestSpace::with(SHOW);
+    let server = dated_sources(&space);
+    let url = |path: &str| format!("http://{}/{path}", server.host());
+    let of = |context: &str, input: &[u8]| {
+        epoch_of(
+            &space,
+            &["--build-arg=SOURCE_DATE_EPOCH=context", context],
+            input,
+        )
+    };
+    assert_eq!(of(&url("repo.git"), b""), "1700000101");
+    assert_eq!(of(&url("a.tar"), b""), "1700000302");
+    assert_eq!(of(&url("dated/a.tar.gz"), b""), "1700000201");
+    assert_eq!(of("-", &dated_archive(&space, 1_700_000_303)), "1700000303");
+    // Files that change as the user works have no time, nor has a Dockerfile alone.
+    assert_eq!(of(".", b""), "unset");
+    assert_eq!(of("-", SHOW.as_bytes()), "unset");
+    // Files of a repository have the time of the commit then, unless the URL says otherwise.
+    let copied = |url: &str| {
+        let output = [
+            "--build-arg=SOURCE_DATE_EPOCH=1700000999",
+            // Times are in no key.
+            "--no-cache",
+            "-o",
+            "type=tar,dest=-,source-date-epoch=",
+            url,
+        ];
+        entries(&space.build(&output).stdout)["Dockerfile"].mtime
+    };
+    assert_eq!(copied(&url("repo.git")), 1_700_000_101);
+    assert!(copied(&url("repo.git?mtime=checkout")) > 1_700_000_999);
+}
+
+#[test]
+fn stages_and_named_contexts_say_the_epoch() {
+    let space = TestSpace::empty();
+    let server = dated_sources(&space);
+    let url = |path: &str| format!("http://{}/{path}", server.host());
+    let head = "ARG SOURCE_DATE_EPOCH=source\n";
+    let stage = |add: &str| {
+        space.write(
+            "Dockerfile",
+            format!("{head}FROM scratch AS source\nADD {add} /\n{SHOW}"),
+        );
+        epoch_of(&space, &["."], b"")
+    };
+    let sum = Digest::of(&std::fs::read(space.path("../git/a.tar")).unwrap());
+    assert_eq!(stage(&url("a.tar")), "1700000302");
+    assert_eq!(stage(&url("dated/text")), "1700000201");
+    assert_eq!(stage(&url("text")), "unset");
+    assert_eq!(stage(&url("repo.git#main")), "1700000101");
+    // A server is not asked for the time of what is pinned.
+    assert_eq!(
+        stage(&format!("--checksum={sum} {}", url("dated/a.tar"))),
+        "1700000302"
+    );
+    assert_eq!(
+        epoch_of(&space, &["--build-arg=SOURCE_DATE_EPOCH=5", "."], b""),
+        "5"
+    );
+    space.write("Dockerfile", format!("{head}{SHOW}"));
+    let named = |context: &str| {
+        let context = format!("--build-context=source={context}");
+        epoch_of(&space, &[&context, "."], b"")
+    };
+    assert_eq!(named(&url("dated/a.tar")), "1700000201");
+    assert_eq!(named(&url("a.tar.gz")), "1700000302");
+    assert_eq!(named(&url("repo.git")), "1700000101");
+    assert_eq!(named("."), "unset");
+    assert_eq!(named("docker-image://busybox"), "unset");
+    let error = space.fails(&["."]);
+    assert!(
+        error.contains("invalid SOURCE_DATE_EPOCH: source"),
+        "{error}"
+    );
+    assert!(error.contains("Dockerfile:1"), "{error}");
+    let gone = format!("--build-context=source={}", url("gone"));
+    let error = space.fails(&[&gone, "."]);
+    assert!(error.contains("find out SOURCE_DATE_EPOCH"), "{error}");
 }

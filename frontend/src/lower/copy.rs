@@ -315,7 +315,7 @@ impl Request<'_> {
             checksum,
             keep_git_dir: keep,
             submodules: url.submodules.unwrap_or(true),
-            commit_time: url.commit_time,
+            commit_time: url.commit_time.unwrap_or_default(),
         })
     }
 

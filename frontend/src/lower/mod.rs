@@ -407,24 +407,13 @@ impl<'a> Lowering<'a> {
         let normal = config.platform().normalized();
         (config.architecture, config.variant) = (normal.architecture, normal.variant);
         let (nodes, result) = self.graph.prune(fs, &mut history);
-        let epoch = self
-            .inputs
-            .build_args
-            .get("SOURCE_DATE_EPOCH")
-            .map(String::as_str);
-        let epoch = epoch.or_else(|| {
-            self.stages
-                .globals
-                .get("SOURCE_DATE_EPOCH")
-                .filter(|e| !e.is_empty())
-        });
         Ok(Plan {
             nodes,
             result,
             platform: self.inputs.target_platform.clone(),
             config,
             history,
-            source_date_epoch: epoch.map(str::to_owned),
+            source_date_epoch: self.inputs.epoch.flatten(),
             stages: self.known.reachable.iter().map(|id| id.0).collect(),
             warnings: self.warnings,
         })
