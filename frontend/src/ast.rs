@@ -1,6 +1,11 @@
 //! The Dockerfile as it was written: one struct per instruction, nothing expanded, every part with its span.
 
+use smol_str::SmolStr;
+
 use crate::span::{Span, Spanned};
+
+/// A word as it was written. A short one takes no memory of its own, and a copy of a long one shares its text.
+pub type Word = Spanned<SmolStr>;
 
 /// A parsed Dockerfile. Instructions are in source order; `FROM` starts a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,11 +22,11 @@ pub struct Dockerfile {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Directives {
     /// `# syntax=…`: the whole value. Noted, never executed.
-    pub syntax: Option<Spanned<String>>,
+    pub syntax: Option<Word>,
     /// `# escape=`: the escape character, `\` unless set to a backtick.
     pub escape: char,
     /// `# check=…`: the raw value; parsed by the lint rules.
-    pub check: Option<Spanned<String>>,
+    pub check: Option<Word>,
 }
 
 /// One instruction, from its keyword to the end of its last continuation line or heredoc.
@@ -31,13 +36,13 @@ pub struct Instruction {
     /// From the keyword's first byte to the end of the last line that belongs to the instruction.
     pub span: Span,
     /// The keyword as it was typed (`run`, `Run`, `RUN`).
-    pub keyword: Spanned<String>,
+    pub keyword: Word,
     /// The logical line: continuations joined and comments dropped, keyword included, heredoc bodies not.
     /// No blanks around it.
     pub text: String,
     /// The comment lines above, without `#` and blanks, top to bottom. Blank lines between do not matter, an empty
     /// comment line does: only what follows it counts.
-    pub comments: Vec<Spanned<String>>,
+    pub comments: Vec<Word>,
     /// The last line of the command, where there are blank lines among its continuations.
     pub blank_line: Option<Span>,
     /// What it says.
@@ -56,18 +61,18 @@ pub enum Kind {
     Run(Run),
     Copy(Copy),
     Add(Copy),
-    Workdir(Spanned<String>),
-    User(Spanned<String>),
+    Workdir(Word),
+    User(Word),
     Cmd(Command),
     Entrypoint(Command),
-    Shell(Vec<String>),
+    Shell(Vec<SmolStr>),
     /// The words sorted, as the history shows them.
-    Expose(Vec<Spanned<String>>),
-    Volume(Vec<Spanned<String>>),
-    Stopsignal(Spanned<String>),
+    Expose(Vec<Word>),
+    Volume(Vec<Word>),
+    Stopsignal(Word),
     Healthcheck(Healthcheck),
     Onbuild(Onbuild),
-    Maintainer(String),
+    Maintainer(SmolStr),
 }
 
 /// `FROM [--platform=P] image [AS name]`.
@@ -75,13 +80,13 @@ pub enum Kind {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct From {
     /// `--platform`, not expanded.
-    pub platform: Option<Spanned<String>>,
+    pub platform: Option<Word>,
     /// The image or stage, not expanded.
-    pub image: Spanned<String>,
+    pub image: Word,
     /// The stage name as typed. Stages are known by its lower-case form.
-    pub name: Option<Spanned<String>>,
+    pub name: Option<Word>,
     /// The `AS` in front of the name, as typed.
-    pub as_keyword: Option<Spanned<String>>,
+    pub as_keyword: Option<Word>,
 }
 
 /// One `NAME[=default]` of an `ARG`.
@@ -89,9 +94,9 @@ pub struct From {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ArgDefault {
     /// The name, a raw word.
-    pub name: Spanned<String>,
+    pub name: Word,
     /// The default, as a raw word (not expanded, quotes kept). `ARG X` has none, `ARG X=` an empty one.
-    pub default: Option<Spanned<String>>,
+    pub default: Option<Word>,
 }
 
 /// The pairs of `ENV` or `LABEL`, raw words (not expanded, quotes kept).
@@ -101,7 +106,7 @@ pub struct Pairs {
     /// `ENV K rest of line` (true) or `ENV K=V …` (false).
     pub legacy: bool,
     /// Key and value in source order.
-    pub pairs: Vec<(Spanned<String>, Spanned<String>)>,
+    pub pairs: Vec<(Word, Word)>,
 }
 
 /// A command in shell form (one string) or exec form (JSON array).
@@ -109,8 +114,8 @@ pub struct Pairs {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[allow(missing_docs)]
 pub enum Command {
-    Shell(String),
-    Exec(Vec<String>),
+    Shell(SmolStr),
+    Exec(Vec<SmolStr>),
 }
 
 /// A heredoc with its body.
@@ -118,7 +123,7 @@ pub enum Command {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Heredoc {
     /// The delimiter without quotes; names the file that `COPY` makes.
-    pub name: String,
+    pub name: SmolStr,
     /// The file descriptor typed before `<<`, if any.
     pub fd: Option<u32>,
     /// True when no part of the word was quoted: `COPY` expands the body.
@@ -149,11 +154,11 @@ impl Heredoc {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Run {
     /// `--mount`, raw CSV values; read by [`crate::parse_mount`], which also expands them.
-    pub mounts: Vec<Spanned<String>>,
+    pub mounts: Vec<Word>,
     /// `--network`: `default`, `none` or `host`.
-    pub network: Option<Spanned<String>>,
+    pub network: Option<Word>,
     /// `--security`: `sandbox` or `insecure`.
-    pub security: Option<Spanned<String>>,
+    pub security: Option<Word>,
     /// `--device`.
     pub devices: Vec<Device>,
     /// The command line; in shell form exactly the text handed to the shell when there are no heredocs.
@@ -167,7 +172,7 @@ pub struct Run {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Device {
     /// The CDI name.
-    pub name: String,
+    pub name: SmolStr,
     /// False: the step runs also without the device.
     pub required: bool,
 }
@@ -177,11 +182,11 @@ pub struct Device {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Script {
     /// One argument.
-    Text(String),
+    Text(SmolStr),
     /// A heredoc that begins with `#!`: `body` is to be mounted as `/dev/pipes/<name>`, and that path is the
     /// argument.
     #[allow(missing_docs)]
-    File { name: String, body: String },
+    File { name: SmolStr, body: String },
 }
 
 impl Run {
@@ -200,16 +205,16 @@ impl Run {
                     name: first.name.clone(),
                     body,
                 },
-                false => Script::Text(body),
+                false => Script::Text(body.into()),
             });
         }
-        let mut text = text.clone();
+        let mut text = text.to_string();
         for heredoc in &self.heredocs {
             text.push('\n');
             text.push_str(&heredoc.body);
             text.push_str(&heredoc.name);
         }
-        Some(Script::Text(text))
+        Some(Script::Text(text.into()))
     }
 
     /// The first line of a `RUN <<EOF` script, which names the step; `None` for any other command.
@@ -231,19 +236,19 @@ impl Run {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Copy {
     /// `COPY --from`.
-    pub from: Option<Spanned<String>>,
+    pub from: Option<Word>,
     /// `--chown`, not expanded.
-    pub chown: Option<Spanned<String>>,
+    pub chown: Option<Word>,
     /// `--chmod`, not expanded.
-    pub chmod: Option<Spanned<String>>,
+    pub chmod: Option<Word>,
     /// `--link`.
     pub link: bool,
     /// `COPY --parents`.
     pub parents: bool,
     /// `--exclude`, literal.
-    pub excludes: Vec<Spanned<String>>,
+    pub excludes: Vec<Word>,
     /// `ADD --checksum`, not expanded.
-    pub checksum: Option<Spanned<String>>,
+    pub checksum: Option<Word>,
     /// `ADD --keep-git-dir`.
     pub keep_git_dir: Option<bool>,
     /// `ADD --unpack=true|false`.
@@ -251,7 +256,7 @@ pub struct Copy {
     /// The sources in order. Paths are copied before heredocs.
     pub sources: Vec<Source>,
     /// The destination, a raw word.
-    pub destination: Spanned<String>,
+    pub destination: Word,
 }
 
 /// A source of `COPY` or `ADD`.
@@ -260,7 +265,7 @@ pub struct Copy {
 #[allow(missing_docs)]
 pub enum Source {
     /// A raw word, not expanded. In JSON form too, where quotes inside the string are expanded like any others.
-    Path(Spanned<String>),
+    Path(Word),
     Heredoc(Heredoc),
 }
 
@@ -285,5 +290,5 @@ pub enum Healthcheck {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Onbuild {
     /// The instruction to run later.
-    pub trigger: Spanned<String>,
+    pub trigger: Word,
 }

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use crate::plan::Variable;
 
@@ -10,22 +11,17 @@ use crate::plan::Variable;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Env {
     /// By name: the place in `order`.
-    places: BTreeMap<Arc<str>, usize>,
+    places: BTreeMap<SmolStr, usize>,
     order: BTreeMap<usize, Variable>,
     next: usize,
 }
 
 impl Env {
-    pub(crate) fn set(&mut self, name: &str, value: &str) {
-        let name = match self.places.remove_entry(name) {
-            Some((name, place)) => {
-                self.order.remove(&place);
-                name
-            }
-            None => name.into(),
-        };
-        self.places.insert(Arc::clone(&name), self.next);
-        self.order.insert(self.next, (name, value.into()));
+    pub(crate) fn set(&mut self, name: SmolStr, value: SmolStr) {
+        if let Some(old) = self.places.insert(name.clone(), self.next) {
+            self.order.remove(&old);
+        }
+        self.order.insert(self.next, (name, value));
         self.next += 1;
     }
 
@@ -46,7 +42,7 @@ impl Env {
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.places.keys().map(AsRef::as_ref)
+        self.places.keys().map(SmolStr::as_str)
     }
 
     /// All variables, in order.

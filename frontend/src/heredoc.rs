@@ -1,5 +1,7 @@
 //! The openers of here-documents (`<<EOF`), and reading their bodies.
 
+use smol_str::SmolStr;
+
 use crate::ast::Heredoc;
 use crate::diag::{Code, Diagnostic};
 use crate::expand::{Mode, raw_words};
@@ -9,7 +11,7 @@ use crate::span::{Span, to_u32};
 /// `[fd]<<[-]word`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Opener {
-    pub(crate) name: String,
+    pub(crate) name: SmolStr,
     pub(crate) fd: Option<u32>,
     pub(crate) expand: bool,
     pub(crate) chomp: bool,
@@ -40,7 +42,7 @@ pub(crate) fn opener(word: &str) -> Option<Opener> {
     )?;
     let expand = quotes(&unquoted) == quotes(&quoted);
     Some(Opener {
-        name: unquoted,
+        name: unquoted.into(),
         fd: fd.parse().ok(),
         expand,
         chomp,
@@ -133,7 +135,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn names(line: &str) -> Vec<String> {
+    fn names(line: &str) -> Vec<SmolStr> {
         openers(line)
             .into_iter()
             .map(|opener| opener.name)
@@ -147,16 +149,16 @@ mod tests {
         assert_eq!(names("RUN 3<<-EOF cat"), ["EOF"]);
         assert_eq!(names("RUN << EOF cat"), ["EOF"]);
         assert_eq!(names("COPY <<'a b' /d"), ["a b"]);
-        assert_eq!(names("RUN cat <<<EOF"), Vec::<String>::new());
-        assert_eq!(names("RUN \"cat <<EOF\""), Vec::<String>::new());
-        assert_eq!(names("RUN echo it's <<EOF"), Vec::<String>::new());
-        assert_eq!(names("RUN <<"), Vec::<String>::new());
-        assert_eq!(names("RUN x<<EOF"), Vec::<String>::new());
+        assert_eq!(names("RUN cat <<<EOF"), Vec::<SmolStr>::new());
+        assert_eq!(names("RUN \"cat <<EOF\""), Vec::<SmolStr>::new());
+        assert_eq!(names("RUN echo it's <<EOF"), Vec::<SmolStr>::new());
+        assert_eq!(names("RUN <<"), Vec::<SmolStr>::new());
+        assert_eq!(names("RUN x<<EOF"), Vec::<SmolStr>::new());
         assert_eq!(names("RUN <<$EOF"), ["$EOF"]);
         assert_eq!(names("RUN << -EOF"), ["-EOF"]);
-        assert_eq!(names("RUN <<- EOF"), Vec::<String>::new());
+        assert_eq!(names("RUN <<- EOF"), Vec::<SmolStr>::new());
         assert_eq!(names("RUN echo $(( 1 << 2 ))"), ["2"]);
-        assert_eq!(names("RUN echo ${X^^} <<EOF"), Vec::<String>::new());
+        assert_eq!(names("RUN echo ${X^^} <<EOF"), Vec::<SmolStr>::new());
     }
 
     #[test]

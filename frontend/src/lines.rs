@@ -3,7 +3,7 @@
 //! A logical line is the text of one instruction without its heredocs. It remembers where its pieces stand in
 //! the source, so that any part of it has a span.
 
-use crate::ast::Directives;
+use crate::ast::{Directives, Word};
 use crate::diag::{Code, Diagnostic};
 use crate::span::{Span, Spanned, to_u32};
 
@@ -24,7 +24,7 @@ pub(crate) struct Logical {
     /// The end of the last physical line, without its line feed.
     end: usize,
     /// The comment lines above.
-    pub(crate) comments: Vec<Spanned<String>>,
+    pub(crate) comments: Vec<Word>,
     /// The last physical line, where there are blank lines among the continuations.
     pub(crate) blank: Option<Span>,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Lines<'a> {
     pub(crate) directives: Directives,
     seen: Vec<String>,
     directives_over: bool,
-    comments: Vec<Spanned<String>>,
+    comments: Vec<Word>,
     /// The comment lines so far, inside and outside of instructions.
     pub(crate) dropped: Vec<Span>,
     /// What was found wrong with lines and directives.
@@ -209,7 +209,7 @@ impl<'a> Lines<'a> {
             self.comments.clear();
         } else {
             let span = Span::new(to_u32(from), to_u32(from + text.len()));
-            self.comments.push(Spanned::new(text.to_owned(), span));
+            self.comments.push(Spanned::new(text.into(), span));
         }
     }
 
@@ -266,7 +266,7 @@ fn split_directive(comment: &str) -> Option<(String, &str, usize)> {
 }
 
 /// The `syntax` directive in any of its three notations.
-fn detect_syntax(source: &str) -> Option<Spanned<String>> {
+fn detect_syntax(source: &str) -> Option<Word> {
     detect(source, "syntax", "#")
         .or_else(|| detect(source, "syntax", "//"))
         .or_else(|| json_syntax(source))
@@ -274,7 +274,7 @@ fn detect_syntax(source: &str) -> Option<Spanned<String>> {
 
 /// Looks for a directive as the choice of the frontend does, which differs from the parser: a `#!` line is
 /// skipped, and nothing may stand before the comment sign.
-fn detect(source: &str, key: &str, sign: &str) -> Option<Spanned<String>> {
+fn detect(source: &str, key: &str, sign: &str) -> Option<Word> {
     let mut at = if source.starts_with(BOM) {
         BOM.len_utf8()
     } else {
@@ -295,7 +295,7 @@ fn detect(source: &str, key: &str, sign: &str) -> Option<Spanned<String>> {
         if name == key {
             let from = start + sign.len() + offset;
             let span = Span::new(to_u32(from), to_u32(from + value.len()));
-            return Some(Spanned::new(value.to_owned(), span));
+            return Some(Spanned::new(value.into(), span));
         }
         seen.push(name);
     }
@@ -303,12 +303,12 @@ fn detect(source: &str, key: &str, sign: &str) -> Option<Spanned<String>> {
 }
 
 /// `{"syntax": "…"}`: the whole text is JSON.
-fn json_syntax(source: &str) -> Option<Spanned<String>> {
+fn json_syntax(source: &str) -> Option<Word> {
     if !source.trim_start_matches(BOM).trim_start().starts_with('{') {
         return None;
     }
     let value: serde_json::Value = serde_json::from_str(source.trim_start_matches(BOM)).ok()?;
-    let syntax = value.get("syntax")?.as_str()?.to_owned();
+    let syntax = value.get("syntax")?.as_str()?.into();
     Some(Spanned::new(syntax, Span::new(0, to_u32(source.len()))))
 }
 

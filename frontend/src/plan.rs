@@ -3,7 +3,8 @@
 mod dump;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+
+use smol_str::SmolStr;
 
 use crate::ignore::Ignore;
 use crate::image::{ImageConfig, ImageRef, Platform};
@@ -85,7 +86,7 @@ pub struct Node {
     /// The instruction it comes from; `None` for a context or a source that only a flag names.
     pub span: Option<Span>,
     /// The stage's name, or its index where it has none. Empty outside stages.
-    pub stage: String,
+    pub stage: SmolStr,
     /// True where `--no-cache` or `--no-cache-filter` applies.
     pub ignore_cache: bool,
 }
@@ -172,7 +173,7 @@ pub struct Run {
     /// What it runs on.
     pub base: OpId,
     /// The whole argument vector, SHELL included.
-    pub argv: Vec<String>,
+    pub argv: Vec<SmolStr>,
     /// A `#!` heredoc: name and text, mounted read-only and executable at `/dev/pipes/<name>`.
     pub script: Vec<(String, String)>,
     /// The environment in order: image ENV, then ARGs in scope.
@@ -180,9 +181,9 @@ pub struct Run {
     /// Proxy variables: given to the process, but neither in the key nor in the history.
     pub proxy: Vec<(String, String)>,
     /// Absolute.
-    pub cwd: String,
+    pub cwd: SmolStr,
     /// `USER`, expanded, as written; empty for root.
-    pub user: String,
+    pub user: SmolStr,
     /// `--network` of the instruction or of the build.
     pub network: Network,
     /// `--security`.
@@ -192,13 +193,13 @@ pub struct Run {
     /// Mounts in order; of equal targets only the last is here.
     pub mounts: Vec<Mount>,
     /// The host name inside the step.
-    pub hostname: String,
+    pub hostname: SmolStr,
     /// The platform of the stage: foreign binaries need binfmt_misc.
     pub platform: Platform,
 }
 
-/// Name and value, in one place for all the steps that see it.
-pub type Variable = (Arc<str>, Arc<str>);
+/// Name and value; long ones are shared by all the steps that see them.
+pub type Variable = (SmolStr, SmolStr);
 
 /// Network of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -286,7 +287,7 @@ pub struct Copy {
     /// Absolute; a trailing `/` (also from `.` or `/.`) means a directory.
     pub destination: String,
     /// `--chown`, expanded; names are looked up in the base's /etc/passwd and /etc/group.
-    pub chown: Option<String>,
+    pub chown: Option<SmolStr>,
     /// `--chmod`, expanded and validated.
     pub chmod: Option<Chmod>,
     /// `--link`.
@@ -330,7 +331,7 @@ pub struct MakeDir {
     /// Absolute and clean.
     pub path: String,
     /// Owner of directories that are made: `USER`, as written.
-    pub user: String,
+    pub user: SmolStr,
 }
 
 /// What lowering needs to know besides the Dockerfile. Built by the command line; holds no I/O.

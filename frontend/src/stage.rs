@@ -6,7 +6,9 @@ mod globals;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ast::{Dockerfile, Instruction, Kind};
+use smol_str::SmolStr;
+
+use crate::ast::{Dockerfile, Instruction, Kind, Word};
 use crate::diag::{Code, Diagnostic, MAX_ERRORS};
 use crate::env::Env;
 use crate::expand;
@@ -38,7 +40,7 @@ pub struct Stages<'a> {
     /// The variables of the `FROM` lines.
     pub(crate) globals: Env,
     /// The `ARG`s before the first `FROM`.
-    pub(crate) global_args: BTreeMap<String, GlobalArg<'a>>,
+    pub(crate) global_args: BTreeMap<SmolStr, GlobalArg<'a>>,
     pub(crate) inputs: &'a Inputs,
     /// Of the rules about `FROM`.
     pub(crate) warnings: Vec<Warning>,
@@ -69,7 +71,7 @@ pub struct Stage<'a> {
     /// The images that they take from.
     pub(crate) images: Vec<(ImageRef, Span)>,
     /// The variables in its `FROM`.
-    pub(crate) uses: BTreeSet<String>,
+    pub(crate) uses: BTreeSet<SmolStr>,
 }
 
 /// What a stage begins with.
@@ -226,7 +228,7 @@ impl<'a> Stages<'a> {
 
     /// What `RUN --mount=from=` means. Unlike `COPY`, it does not count stages: a number is an image's name. There is
     /// hardly such an image, so that where a stage has the number it was probably meant.
-    pub fn resolve_mount(&self, from: &Spanned<String>) -> Result<Named, Diagnostic> {
+    pub fn resolve_mount(&self, from: &Word) -> Result<Named, Diagnostic> {
         let text = from.value.as_str();
         if let Some(id) = self.find(text) {
             return Ok(Named::Stage(id));
@@ -244,7 +246,7 @@ impl<'a> Stages<'a> {
     }
 
     /// What `COPY --from` means.
-    pub fn resolve(&self, from: &Spanned<String>) -> Result<Named, Diagnostic> {
+    pub fn resolve(&self, from: &Word) -> Result<Named, Diagnostic> {
         let text = from.value.as_str();
         if let Some(id) = self.find(text) {
             return Ok(Named::Stage(id));
@@ -419,14 +421,14 @@ fn context_of<'a>(
 }
 
 /// What an instruction names with `--from`, as written.
-fn instruction_sources(instruction: &Instruction) -> Result<Vec<Spanned<String>>, Diagnostic> {
+fn instruction_sources(instruction: &Instruction) -> Result<Vec<Word>, Diagnostic> {
     match &instruction.kind {
         Kind::Copy(copy) => {
             let Some(from) = &copy.from else {
                 return Ok(Vec::new());
             };
             let plain = expand::word(&from.value, '\\', &|_| None);
-            if plain.is_ok_and(|plain| plain.text == from.value) {
+            if plain.is_ok_and(|plain| *plain.text == *from.value) {
                 return Ok(vec![from.clone()]);
             }
             let message = "variable expansion is not supported for --from, define a new stage with FROM using ARG \

@@ -8,9 +8,9 @@ pub(crate) fn list<S: AsRef<str>>(items: &[S]) -> String {
 }
 
 /// `["a" "b"]`.
-pub(crate) fn quoted_list(items: &[String]) -> String {
-    let length = |item: &String| item.len() + "\"\" ".len();
-    let length = items.iter().map(length).sum::<usize>() + "[]".len();
+pub(crate) fn quoted_list(items: &[impl AsRef<str>]) -> String {
+    let length = items.iter().map(|item| item.as_ref().len() + "\"\" ".len());
+    let length = length.sum::<usize>() + "[]".len();
     bracketed(items, length, push_quoted)
 }
 
@@ -134,7 +134,7 @@ mod tests {
     fn quotes_look_like_go() {
         let text = "a \"b\"\\\n\t\0\u{1}é\u{301}\u{a0}\u{85}\u{feff}\u{10ffff}";
         assert_eq!(
-            quoted_list(&["x".into(), text.into()]),
+            quoted_list(&["x", text]),
             "[\"x\" \"a \\\"b\\\"\\\\\\n\\t\\x00\\x01é\u{301}\\u00a0\\u0085\\ufeff\\U0010ffff\"]"
         );
         assert_eq!(list::<&str>(&[]), "[]");

@@ -209,8 +209,11 @@ fn refusals() {
 
 #[test]
 fn from_is_known_before_expansion() {
-    assert_eq!(mount_from("type=bind,From=a,target=$X"), some("a"));
-    assert_eq!(mount_from("from=a,from=b"), some("b"));
+    assert_eq!(
+        mount_from("type=bind,From=a,target=$X").as_deref(),
+        Some("a")
+    );
+    assert_eq!(mount_from("from=a,from=b").as_deref(), Some("b"));
     assert_eq!(mount_from("target=from"), None);
     assert_eq!(mount_from("\"from=a"), None);
 }
@@ -225,17 +228,17 @@ fn run(text: &str) -> Run {
 
 #[test]
 fn scripts() {
-    let text = |text: &str| Some(Script::Text(text.to_owned()));
+    let text = |text: &str| Some(Script::Text(text.into()));
     let file = |name: &str, body: &str| {
         Some(Script::File {
-            name: name.to_owned(),
+            name: name.into(),
             body: body.to_owned(),
         })
     };
     assert_eq!(run("a  b").script(), text("a  b"));
     assert_eq!(run("").script(), text(""));
     assert_eq!(run("[\"a\"]").script(), None);
-    assert_eq!(run("[\"a\"]").command, Command::Exec(vec!["a".to_owned()]));
+    assert_eq!(run("[\"a\"]").command, Command::Exec(vec!["a".into()]));
     assert_eq!(run("<<EOF\na $b\n\nEOF").script(), text("a $b\n\n"));
     assert_eq!(run("<<-EOF\n\ta\n\t\tb\n\tEOF").script(), text("a\nb\n"));
     assert_eq!(

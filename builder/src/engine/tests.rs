@@ -85,7 +85,7 @@ fn graph(steps: &[(u32, &str)]) -> Graph {
         op,
         name: name.into(),
         span: None,
-        stage: String::new(),
+        stage: "".into(),
         ignore_cache: false,
     };
     let mut nodes = vec![node(Op::Scratch, "scratch")];
@@ -93,7 +93,7 @@ fn graph(steps: &[(u32, &str)]) -> Graph {
         let op = MakeDir {
             base: OpId(*base),
             path: (*path).into(),
-            user: String::new(),
+            user: "".into(),
         };
         nodes.push(node(Op::MakeDir(op), path));
     }

@@ -265,7 +265,7 @@ fn stage_of(node: &Node) -> String {
         {
             format!("{platform} {}", node.stage)
         }
-        _ => node.stage.clone(),
+        _ => node.stage.to_string(),
     }
 }
 

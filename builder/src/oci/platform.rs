@@ -40,10 +40,10 @@ pub struct PlatformSpec {
 impl From<&Platform> for PlatformSpec {
     fn from(platform: &Platform) -> Self {
         Self {
-            architecture: platform.architecture.clone(),
-            os: platform.os.clone(),
-            os_version: platform.os_version.clone(),
-            variant: platform.variant.clone(),
+            architecture: platform.architecture.to_string(),
+            os: platform.os.to_string(),
+            os_version: platform.os_version.as_ref().map(ToString::to_string),
+            variant: platform.variant.as_ref().map(ToString::to_string),
             ..Self::default()
         }
     }
@@ -54,10 +54,10 @@ impl PlatformSpec {
     #[must_use]
     pub fn to_platform(&self) -> Platform {
         Platform {
-            os: self.os.clone(),
-            architecture: self.architecture.clone(),
-            variant: self.variant.clone(),
-            os_version: self.os_version.clone(),
+            os: self.os.as_str().into(),
+            architecture: self.architecture.as_str().into(),
+            variant: self.variant.as_deref().map(Into::into),
+            os_version: self.os_version.as_deref().map(Into::into),
         }
     }
 }
@@ -85,11 +85,11 @@ mod tests {
     use lapstrake_cache::Digest;
 
     fn platform(text: &str) -> Platform {
-        let mut parts = text.split('/').map(str::to_owned);
+        let mut parts = text.split('/');
         Platform {
-            os: parts.next().unwrap(),
-            architecture: parts.next().unwrap(),
-            variant: parts.next(),
+            os: parts.next().unwrap().into(),
+            architecture: parts.next().unwrap().into(),
+            variant: parts.next().map(Into::into),
             os_version: None,
         }
     }

@@ -66,7 +66,10 @@ pub(crate) fn run(
         no_new_privileges,
     } = visible;
     encoder.field("base", &base.0);
-    encoder.texts("argv", argv);
+    encoder.list("argv", argv.len());
+    for word in argv {
+        encoder.text("argv", word);
+    }
     encoder.pairs("script", &borrowed(script));
     encoder.pairs("env", &borrowed(env));
     encoder.text("cwd", cwd);

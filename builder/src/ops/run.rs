@@ -91,11 +91,11 @@ fn process(run: &Run) -> Process {
     let env = env.map(|(name, value)| (name.to_string(), value.to_string()));
     let env = env.chain(run.proxy.iter().cloned()).collect();
     Process {
-        argv: run.argv.clone(),
+        argv: run.argv.iter().map(ToString::to_string).collect(),
         env,
-        cwd: run.cwd.clone(),
-        user: run.user.clone(),
-        hostname: run.hostname.clone(),
+        cwd: run.cwd.to_string(),
+        user: run.user.to_string(),
+        hostname: run.hostname.to_string(),
         additional_groups: Vec::new(),
     }
 }

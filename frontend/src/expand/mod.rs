@@ -61,8 +61,12 @@ impl std::error::Error for ExpandError {}
 
 impl ExpandError {
     /// The error as a finding in the Dockerfile that holds `raw`.
-    pub fn diagnostic(&self, raw: &Spanned<String>) -> Diagnostic {
-        let message = format!("failed to process {:?}: {}", raw.value, self.message);
+    pub fn diagnostic(&self, raw: &Spanned<impl AsRef<str>>) -> Diagnostic {
+        let message = format!(
+            "failed to process {:?}: {}",
+            raw.value.as_ref(),
+            self.message
+        );
         Diagnostic::error(Code::Expansion, raw.span, message)
     }
 }

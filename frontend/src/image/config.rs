@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use smol_str::SmolStr;
+
 use super::platform::Platform;
 
 /// The OCI image config with Docker's extensions. Fields that we do not know survive in `other`.
@@ -13,17 +15,17 @@ pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
     #[serde(default, deserialize_with = "nullable")]
-    pub architecture: String,
+    pub architecture: SmolStr,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub variant: Option<String>,
+    pub variant: Option<SmolStr>,
     #[serde(default, deserialize_with = "nullable")]
-    pub os: String,
+    pub os: SmolStr,
     #[serde(
         rename = "os.version",
         default,
         skip_serializing_if = "Option::is_none"
     )]
-    pub os_version: Option<String>,
+    pub os_version: Option<SmolStr>,
     #[serde(
         rename = "os.features",
         default,
@@ -81,16 +83,16 @@ impl ImageConfig {
 pub struct Config {
     #[serde(
         default,
-        skip_serializing_if = "String::is_empty",
+        skip_serializing_if = "SmolStr::is_empty",
         deserialize_with = "nullable"
     )]
-    pub user: String,
+    pub user: SmolStr,
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "nullable"
     )]
-    pub exposed_ports: BTreeMap<String, serde_json::Value>,
+    pub exposed_ports: BTreeMap<SmolStr, serde_json::Value>,
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -98,33 +100,33 @@ pub struct Config {
     )]
     pub env: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entrypoint: Option<Vec<String>>,
+    pub entrypoint: Option<Vec<SmolStr>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cmd: Option<Vec<String>>,
+    pub cmd: Option<Vec<SmolStr>>,
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "nullable"
     )]
-    pub volumes: BTreeMap<String, serde_json::Value>,
+    pub volumes: BTreeMap<SmolStr, serde_json::Value>,
     #[serde(
         default,
-        skip_serializing_if = "String::is_empty",
+        skip_serializing_if = "SmolStr::is_empty",
         deserialize_with = "nullable"
     )]
-    pub working_dir: String,
+    pub working_dir: SmolStr,
     #[serde(
         default,
         skip_serializing_if = "BTreeMap::is_empty",
         deserialize_with = "nullable"
     )]
-    pub labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<SmolStr, SmolStr>,
     #[serde(
         default,
-        skip_serializing_if = "String::is_empty",
+        skip_serializing_if = "SmolStr::is_empty",
         deserialize_with = "nullable"
     )]
-    pub stop_signal: String,
+    pub stop_signal: SmolStr,
     #[serde(
         default,
         skip_serializing_if = "std::ops::Not::not",
@@ -138,9 +140,9 @@ pub struct Config {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "nullable"
     )]
-    pub on_build: Vec<String>,
+    pub on_build: Vec<SmolStr>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub shell: Option<Vec<String>>,
+    pub shell: Option<Vec<SmolStr>>,
     /// Unknown members, kept as they came.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
@@ -156,7 +158,7 @@ pub struct HealthConfig {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "nullable"
     )]
-    pub test: Vec<String>,
+    pub test: Vec<SmolStr>,
     #[serde(
         default,
         skip_serializing_if = "is_zero",

@@ -2,17 +2,19 @@
 
 use std::fmt;
 
+use smol_str::{SmolStr, StrExt as _};
+
 /// `os/arch[/variant]`, normalised (`x86_64` is `amd64`, `arm64/v8` is `arm64`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Platform {
     /// `linux`, `windows`, …
-    pub os: String,
+    pub os: SmolStr,
     /// `amd64`, `arm64`, `arm`, …
-    pub architecture: String,
+    pub architecture: SmolStr,
     /// `v7`, `v2`, …
-    pub variant: Option<String>,
+    pub variant: Option<SmolStr>,
     /// Windows' build number.
-    pub os_version: Option<String>,
+    pub os_version: Option<SmolStr>,
 }
 
 /// Why a text is not a platform.
@@ -48,9 +50,9 @@ impl Platform {
     /// `linux/amd64` and the like, not normalised further.
     pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
         Self {
-            os: os.to_owned(),
-            architecture: architecture.to_owned(),
-            variant: variant.filter(|v| !v.is_empty()).map(str::to_owned),
+            os: os.into(),
+            architecture: architecture.into(),
+            variant: variant.filter(|v| !v.is_empty()).map(SmolStr::new),
             os_version: None,
         }
     }
@@ -103,13 +105,8 @@ impl Platform {
             &self.architecture,
             self.variant.as_deref().unwrap_or_default(),
         );
-        let os = self.os.to_lowercase();
         Self {
-            os: if os == "macos" {
-                "darwin".to_owned()
-            } else {
-                os
-            },
+            os: system(&self.os),
             architecture,
             variant,
             os_version: self.os_version.clone(),
@@ -171,7 +168,7 @@ impl fmt::Display for Platform {
 /// What runs on a normalised platform, best first.
 fn compatible(platform: &Platform) -> Vec<(&str, String)> {
     let architecture = platform.architecture.as_str();
-    let variant = platform.variant.clone().unwrap_or_default();
+    let variant = platform.variant.as_deref().unwrap_or_default().to_owned();
     match architecture {
         "amd64" => {
             let mut all = vec![(architecture, variant.clone())];
@@ -246,7 +243,7 @@ fn version_fits(wanted: &Platform, other: &Platform) -> bool {
 }
 
 /// `linux` or `windows(10.0.17763)`.
-fn split_os(part: &str) -> Option<(String, Option<String>)> {
+fn split_os(part: &str) -> Option<(SmolStr, Option<SmolStr>)> {
     let (name, version) = match part.split_once('(') {
         Some((name, rest)) => (name, Some(rest.strip_suffix(')')?)),
         None => (part, None),
@@ -258,13 +255,16 @@ fn split_os(part: &str) -> Option<(String, Option<String>)> {
     if !name_fits || version.is_some_and(|v| !v.is_empty() && !is_component(v)) {
         return None;
     }
-    let name = name.to_lowercase();
-    let os = if name == "macos" {
-        "darwin".to_owned()
-    } else {
-        name
-    };
-    Some((os, version.filter(|v| !v.is_empty()).map(str::to_owned)))
+    let version = version.filter(|v| !v.is_empty());
+    Some((system(name), version.map(SmolStr::new)))
+}
+
+/// The one spelling of an operating system.
+fn system(name: &str) -> SmolStr {
+    match name.to_lowercase_smolstr() {
+        name if name == "macos" => SmolStr::new_static("darwin"),
+        name => name,
+    }
 }
 
 fn is_component(part: &str) -> bool {
@@ -275,25 +275,28 @@ fn is_component(part: &str) -> bool {
 }
 
 /// `arm` alone stands for `arm/v7`, but is written without.
-fn short_architecture(word: &str) -> (String, Option<String>) {
+fn short_architecture(word: &str) -> (SmolStr, Option<SmolStr>) {
     let (architecture, variant) = normalize(word, "");
     let variant = variant.filter(|v| !(architecture == "arm" && v == "v7"));
     (architecture, variant)
 }
 
 /// `arm64/v8` keeps what was typed.
-fn full_architecture(architecture: &str, variant: &str) -> (String, Option<String>) {
+fn full_architecture(architecture: &str, variant: &str) -> (SmolStr, Option<SmolStr>) {
     let (architecture, variant) = normalize(architecture, variant);
     let variant = if architecture == "arm64" {
-        variant.or_else(|| Some("v8".to_owned()))
+        variant.or(Some(SmolStr::new_static("v8")))
     } else {
         variant
     };
     (architecture, variant)
 }
 
-fn normalize(architecture: &str, variant: &str) -> (String, Option<String>) {
-    let (architecture, variant) = (architecture.to_lowercase(), variant.to_lowercase());
+fn normalize(architecture: &str, variant: &str) -> (SmolStr, Option<SmolStr>) {
+    let (architecture, variant) = (
+        architecture.to_lowercase_smolstr(),
+        variant.to_lowercase_smolstr(),
+    );
     let (architecture, variant) = match (architecture.as_str(), variant.as_str()) {
         ("i386", _) => ("386", ""),
         ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
@@ -307,10 +310,8 @@ fn normalize(architecture: &str, variant: &str) -> (String, Option<String>) {
         ("arm", "8") => ("arm", "v8"),
         (a, v) => (a, v),
     };
-    (
-        architecture.to_owned(),
-        Some(variant).filter(|v| !v.is_empty()).map(str::to_owned),
-    )
+    let variant = Some(variant).filter(|v| !v.is_empty());
+    (architecture.into(), variant.map(SmolStr::new))
 }
 
 fn is_known_os(os: &str) -> bool {

@@ -1,6 +1,6 @@
 //! `ARG`.
 
-use std::borrow::Cow;
+use smol_str::SmolStr;
 
 use super::{Lowering, State};
 use crate::ast::{ArgDefault, Instruction};
@@ -19,24 +19,24 @@ impl Lowering<'_> {
     ) -> Result<(), Diagnostic> {
         let mut declared = "ARG".to_owned();
         for arg in args {
-            let name = arg.name.value.as_str();
+            let name = &arg.name.value;
             // A default that cannot be expanded does no harm where it is not used.
-            let value = match (self.inputs.build_args.get(name), &arg.default) {
-                (Some(given), _) => Some(Cow::from(given)),
+            let given = self.inputs.build_args.get(name.as_str());
+            let value = match (given, &arg.default) {
+                (Some(given), _) => Some(SmolStr::new(given)),
                 (None, Some(default)) => Some(self.expand(state, default)?),
-                (None, None) => self.stages.globals.lookup(name),
+                (None, None) => self.stages.globals.get(name).map(SmolStr::new),
             };
-            if let Some(value) = value.as_ref().filter(|_| !NOT_IN_ENV.contains(&name)) {
-                state.env.set(name, value);
+            if let Some(value) = value.as_ref().filter(|_| !NOT_IN_ENV.contains(&&**name)) {
+                state.env.set(name.clone(), value.clone());
             }
-            let given = self.inputs.build_args.contains_key(name);
-            let from_global = !given && arg.default.is_none() && value.is_some();
-            state.note_arg(instruction, name, value.as_deref(), from_global);
+            let from_global = given.is_none() && arg.default.is_none() && value.is_some();
+            state.note_arg(instruction, name, value.as_ref(), from_global);
             declared.extend([" ", name]);
             if let Some(value) = &value {
                 declared.extend(["=", value]);
             }
-            state.declare(name, value.map(Cow::into_owned));
+            state.declare(name, value);
         }
         state.record(declared);
         Ok(())

@@ -1,5 +1,7 @@
 //! `FROM`: what a stage begins with.
 
+use smol_str::format_smolstr;
+
 use super::Lowering;
 use super::name::Steps;
 use super::origin::Origin;
@@ -18,7 +20,10 @@ impl Lowering<'_> {
             .platform
             .as_ref()
             .unwrap_or(&self.inputs.target_platform);
-        let label = stage.name.clone().unwrap_or_else(|| id.0.to_string());
+        let label = match &stage.name {
+            Some(name) => name.into(),
+            None => format_smolstr!("{}", id.0),
+        };
         let mut state = State::new(id, platform, self.steps(id, stage), label, stage.span);
         state.ignore_cache = self.ignores_cache(stage);
         match (stage.context, &stage.base) {

@@ -3,6 +3,8 @@
 //! Every step carries the whole environment, and a value may be built from others: a short Dockerfile can ask for a plan
 //! of any size. What is copied is counted, and where it is out of all proportion to the source the Dockerfile is refused.
 
+use smol_str::SmolStr;
+
 use super::State;
 use crate::diag::{Code, Diagnostic};
 use crate::plan::{Copy, CopySource, Mount, Node, Op, Run};
@@ -55,7 +57,7 @@ impl State {
     pub(super) fn weight(&self) -> usize {
         let config = &self.config.config;
         let args = self.args.iter().map(|(name, value)| {
-            let value = value.as_ref().map_or(0, String::len);
+            let value = value.as_ref().map_or(0, SmolStr::len);
             ENTRY + name.len() + value
         });
         let labels = config
@@ -117,11 +119,15 @@ fn mount(mount: &Mount) -> usize {
     }
 }
 
-fn strings(all: &[String]) -> usize {
-    all.iter().map(|text| text.len() + ENTRY / 2).sum()
+fn strings(all: &[impl AsRef<str>]) -> usize {
+    all.iter().map(|text| text.as_ref().len() + ENTRY / 2).sum()
 }
 
-fn pairs<'a, S: AsRef<str> + 'a>(all: impl Iterator<Item = &'a (S, S)>) -> usize {
+fn pairs<'a, N, V>(all: impl Iterator<Item = &'a (N, V)>) -> usize
+where
+    N: AsRef<str> + 'a,
+    V: AsRef<str> + 'a,
+{
     all.map(|(name, value)| ENTRY + name.as_ref().len() + value.as_ref().len())
         .sum()
 }

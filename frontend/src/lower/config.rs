@@ -1,24 +1,22 @@
 //! The instructions that change only the image's config, and `WORKDIR`, which also makes the directory.
 
-use std::borrow::Cow;
-
 use serde_json::json;
+use smol_str::SmolStr;
 
 use super::{Lowering, State, signal};
-use crate::ast::{Command, Healthcheck, Instruction, Pairs};
+use crate::ast::{Command, Healthcheck, Instruction, Pairs, Word};
 use crate::diag::{Code, Diagnostic};
 use crate::image::HealthConfig;
 use crate::lint::{Warning, rules};
 use crate::plan::{MakeDir, Op};
-use crate::span::Spanned;
 use crate::text::{duration, list, quoted_list};
 
 /// Name and value of an `ENV` or `LABEL`, expanded.
-type Pair<'t> = (Cow<'t, str>, Cow<'t, str>);
+type Pair = (SmolStr, SmolStr);
 
 impl Lowering<'_> {
     /// All values are expanded with what was in scope before the line.
-    fn pairs<'t>(&self, state: &mut State, pairs: &'t Pairs) -> Result<Vec<Pair<'t>>, Diagnostic> {
+    fn pairs(&self, state: &mut State, pairs: &Pairs) -> Result<Vec<Pair>, Diagnostic> {
         let pairs = pairs.pairs.iter();
         pairs
             .map(|(name, value)| Ok((self.expand(state, name)?, self.expand(state, value)?)))
@@ -26,24 +24,21 @@ impl Lowering<'_> {
     }
 
     pub(super) fn env(&self, state: &mut State, pairs: &Pairs) -> Result<(), Diagnostic> {
-        let raw = pairs;
-        let pairs = self.pairs(state, raw)?;
-        for ((key, _), (name, value)) in raw.pairs.iter().zip(&pairs) {
+        let expanded = self.pairs(state, pairs)?;
+        state.record(recorded("ENV", &expanded));
+        for ((key, _), (name, value)) in pairs.pairs.iter().zip(expanded) {
             if !rules::is_plain(&key.value) {
-                state.warnings.extend(rules::secret("ENV", name, key.span));
+                state.warnings.extend(rules::secret("ENV", &name, key.span));
             }
             state.set_env(name, value);
         }
-        state.record(recorded("ENV", &pairs));
         Ok(())
     }
 
     pub(super) fn label(&self, state: &mut State, pairs: &Pairs) -> Result<(), Diagnostic> {
         let pairs = self.pairs(state, pairs)?;
         state.record(recorded("LABEL", &pairs));
-        let labels = pairs.into_iter();
-        let labels = labels.map(|(name, value)| (name.into_owned(), value.into_owned()));
-        state.config.config.labels.extend(labels);
+        state.config.config.labels.extend(pairs);
         Ok(())
     }
 
@@ -52,7 +47,7 @@ impl Lowering<'_> {
         &mut self,
         state: &mut State,
         instruction: &Instruction,
-        path: &Spanned<String>,
+        path: &Word,
     ) -> Result<(), Diagnostic> {
         let path = self.expand(state, path)?;
         if !state.workdir_set && !path.starts_with('/') {
@@ -73,7 +68,7 @@ impl Lowering<'_> {
         self.check_owner(state, &user, None, instruction.span)?;
         let op = Op::MakeDir(MakeDir {
             base: state.fs,
-            path: state.cwd.clone(),
+            path: state.cwd.to_string(),
             user,
         });
         let node = state.node(op, name, instruction.span);
@@ -81,10 +76,10 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn user(&self, state: &mut State, user: &Spanned<String>) -> Result<(), Diagnostic> {
+    pub(super) fn user(&self, state: &mut State, user: &Word) -> Result<(), Diagnostic> {
         let user = self.expand(state, user)?;
         state.record(["USER ", &user].concat());
-        state.config.config.user = user.into_owned();
+        state.config.config.user = user;
         Ok(())
     }
 
@@ -113,16 +108,12 @@ impl Lowering<'_> {
         }
     }
 
-    pub(super) fn shell(&self, state: &mut State, shell: &[String]) {
+    pub(super) fn shell(&self, state: &mut State, shell: &[SmolStr]) {
         state.record(format!("SHELL {}", list(shell)));
         state.config.config.shell = Some(shell.to_vec());
     }
 
-    pub(super) fn volume(
-        &self,
-        state: &mut State,
-        paths: &[Spanned<String>],
-    ) -> Result<(), Diagnostic> {
+    pub(super) fn volume(&self, state: &mut State, paths: &[Word]) -> Result<(), Diagnostic> {
         let mut volumes = Vec::new();
         for raw in paths {
             let path = self.expand(state, raw)?;
@@ -130,7 +121,7 @@ impl Lowering<'_> {
                 let message = "VOLUME specified can not be an empty string";
                 return Err(Diagnostic::error(Code::Arguments, raw.span, message));
             }
-            volumes.push(path.into_owned());
+            volumes.push(path);
         }
         state.record(format!("VOLUME {}", list(&volumes)));
         state
@@ -141,11 +132,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    pub(super) fn stopsignal(
-        &self,
-        state: &mut State,
-        raw: &Spanned<String>,
-    ) -> Result<(), Diagnostic> {
+    pub(super) fn stopsignal(&self, state: &mut State, raw: &Word) -> Result<(), Diagnostic> {
         let signal = self.expand(state, raw)?;
         if !signal::is_known(&signal) {
             let message = format!("invalid signal: {signal}");
@@ -153,14 +140,14 @@ impl Lowering<'_> {
                 .hint("give a number or a name such as SIGTERM"));
         }
         state.record(format!("STOPSIGNAL {signal}"));
-        state.config.config.stop_signal = signal.into_owned();
+        state.config.config.stop_signal = signal;
         Ok(())
     }
 
     pub(super) fn healthcheck(&self, state: &mut State, check: &Healthcheck) {
         let health = match check {
             Healthcheck::None => HealthConfig {
-                test: vec!["NONE".to_owned()],
+                test: vec!["NONE".into()],
                 ..HealthConfig::default()
             },
             Healthcheck::Cmd {
@@ -172,10 +159,11 @@ impl Lowering<'_> {
                 retries,
             } => {
                 let test = match command {
-                    Command::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
-                    Command::Exec(words) => std::iter::once("CMD".to_owned())
-                        .chain(words.iter().cloned())
-                        .collect(),
+                    Command::Shell(text) => vec!["CMD-SHELL".into(), text.clone()],
+                    Command::Exec(words) => {
+                        let words = words.iter().cloned();
+                        std::iter::once("CMD".into()).chain(words).collect()
+                    }
                 };
                 HealthConfig {
                     test,
@@ -201,8 +189,8 @@ impl Lowering<'_> {
 }
 
 /// The history entry of `ENV` and `LABEL`.
-fn recorded(keyword: &str, pairs: &[Pair<'_>]) -> String {
-    let length = |(name, value): &Pair<'_>| name.len() + value.len() + " =".len();
+fn recorded(keyword: &str, pairs: &[Pair]) -> String {
+    let length = |(name, value): &Pair| name.len() + value.len() + " =".len();
     let length = keyword.len() + pairs.iter().map(length).sum::<usize>();
     let mut text = String::with_capacity(length);
     text.push_str(keyword);
@@ -229,7 +217,7 @@ impl State {
     }
 
     /// The words of a command: those of `SHELL` come before the shell form.
-    pub(super) fn command(&self, command: &Command) -> Vec<String> {
+    fn command(&self, command: &Command) -> Vec<SmolStr> {
         match command {
             Command::Exec(words) => words.clone(),
             Command::Shell(text) => self.in_shell(text.clone()),
@@ -237,15 +225,17 @@ impl State {
     }
 
     /// A script with the words of `SHELL` before it.
-    pub(super) fn in_shell(&self, script: String) -> Vec<String> {
-        let default: &[&str] = match self.config.os.as_str() {
+    pub(super) fn in_shell(&self, script: SmolStr) -> Vec<SmolStr> {
+        let default: &[&'static str] = match self.config.os.as_str() {
             "windows" => &["cmd", "/S", "/C"],
             _ => &["/bin/sh", "-c"],
         };
-        let mut words = match &self.config.config.shell {
-            Some(shell) if !shell.is_empty() => shell.clone(),
-            _ => default.iter().map(|word| (*word).to_owned()).collect(),
-        };
+        let chosen = self.config.config.shell.as_deref().unwrap_or_default();
+        let mut words = Vec::with_capacity(chosen.len().max(default.len()) + 1);
+        words.extend_from_slice(chosen);
+        if words.is_empty() {
+            words.extend(default.iter().copied().map(SmolStr::new_static));
+        }
         words.push(script);
         words
     }

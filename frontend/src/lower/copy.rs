@@ -1,10 +1,10 @@
 //! `COPY` and `ADD`.
 
-use std::borrow::Cow;
+use smol_str::SmolStr;
 
 use super::redact::redact;
 use super::{Lowering, State, Taker};
-use crate::ast::{self, Instruction, Source};
+use crate::ast::{self, Instruction, Source, Word};
 use crate::chmod;
 use crate::diag::{Code, Diagnostic};
 use crate::expand;
@@ -28,7 +28,7 @@ pub(super) enum Verb {
 struct Request<'a> {
     verb: Verb,
     copy: &'a ast::Copy,
-    checksum: Option<Spanned<String>>,
+    checksum: Option<Word>,
     /// The name of the step, which downloads bear too.
     name: String,
     /// Of the instruction.
@@ -105,7 +105,7 @@ impl Lowering<'_> {
             excludes: copy
                 .excludes
                 .iter()
-                .map(|pattern| pattern.value.clone())
+                .map(|pattern| pattern.value.to_string())
                 .collect(),
         };
         let mut node = state.node(Op::Copy(Box::new(op)), request.name, instruction.span);
@@ -115,13 +115,9 @@ impl Lowering<'_> {
     }
 
     /// A flag's value; an empty one counts as not given.
-    fn flag(
-        &self,
-        state: &mut State,
-        raw: Option<&Spanned<String>>,
-    ) -> Result<Option<Spanned<String>>, Diagnostic> {
+    fn flag(&self, state: &mut State, raw: Option<&Word>) -> Result<Option<Word>, Diagnostic> {
         let Some(raw) = raw else { return Ok(None) };
-        let value = self.expand(state, raw)?.into_owned();
+        let value = self.expand(state, raw)?;
         Ok(Some(Spanned::new(value, raw.span)).filter(|flag| !flag.value.is_empty()))
     }
 
@@ -152,7 +148,7 @@ impl Lowering<'_> {
         &self,
         state: &mut State,
         copy: &ast::Copy,
-    ) -> Result<Option<(Chmod, String)>, Diagnostic> {
+    ) -> Result<Option<(Chmod, SmolStr)>, Diagnostic> {
         let Some(flag) = self.flag(state, copy.chmod.as_ref())? else {
             return Ok(None);
         };
@@ -171,7 +167,7 @@ impl Lowering<'_> {
         state: &mut State,
         request: &Request<'_>,
         from: Option<OpId>,
-        path: &Spanned<Cow<'_, str>>,
+        path: &Word,
     ) -> Result<CopySource, Diagnostic> {
         request.check_checksum(path)?;
         let git = GitUrl::parse(&path.value);
@@ -265,7 +261,7 @@ impl Request<'_> {
         }
     }
 
-    fn check_checksum(&self, path: &Spanned<Cow<'_, str>>) -> Result<(), Diagnostic> {
+    fn check_checksum(&self, path: &Word) -> Result<(), Diagnostic> {
         let Some(checksum) = &self.checksum else {
             return Ok(());
         };
@@ -281,7 +277,7 @@ impl Request<'_> {
     }
 
     /// What flag and URL both say must agree.
-    fn git(&self, url: GitUrl, path: &Spanned<Cow<'_, str>>) -> Result<Git, Diagnostic> {
+    fn git(&self, url: GitUrl, path: &Word) -> Result<Git, Diagnostic> {
         let fail = |message: String| Diagnostic::error(Code::CopySource, path.span, message);
         let keep = match (self.copy.keep_git_dir, url.keep_git_dir) {
             (Some(flag), Some(query)) if flag != query => {
@@ -292,7 +288,7 @@ impl Request<'_> {
         let flag = self
             .checksum
             .as_ref()
-            .map(|checksum| checksum.value.clone());
+            .map(|checksum| checksum.value.to_string());
         let given = flag.iter().chain(&url.checksum);
         if let Some(wrong) = given
             .into_iter()
@@ -319,7 +315,7 @@ impl Request<'_> {
         })
     }
 
-    fn http(&self, path: &Spanned<Cow<'_, str>>) -> Result<Http, Diagnostic> {
+    fn http(&self, path: &Word) -> Result<Http, Diagnostic> {
         if let Some(checksum) = self.checksum.as_ref().filter(|c| !is_digest(&c.value)) {
             let message = format!("invalid checksum {:?}", checksum.value);
             return Err(Diagnostic::error(Code::FlagValue, checksum.span, message)
@@ -328,9 +324,9 @@ impl Request<'_> {
         let checksum = self
             .checksum
             .as_ref()
-            .map(|checksum| checksum.value.clone());
+            .map(|checksum| checksum.value.to_string());
         Ok(Http {
-            url: path.value.clone().into_owned(),
+            url: path.value.to_string(),
             checksum,
             filename: filename(&path.value),
         })

@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::{Lowering, State};
+use crate::ast::Word;
 use crate::diag::{Code, Diagnostic};
 use crate::expand;
 use crate::lint::Warning;
-use crate::span::Spanned;
 use crate::text::list;
 
 /// All there are, of the three protocols; an instruction that names more repeats itself.
@@ -14,11 +14,7 @@ const MAX_PORTS: usize = 3 * 65536;
 
 impl Lowering<'_> {
     /// Words are split again after expansion: one variable may hold several ports.
-    pub(super) fn expose(
-        &self,
-        state: &mut State,
-        ports: &[Spanned<String>],
-    ) -> Result<(), Diagnostic> {
+    pub(super) fn expose(&self, state: &mut State, ports: &[Word]) -> Result<(), Diagnostic> {
         let mut exposed = Vec::new();
         for raw in ports {
             let words = expand::words(&raw.value, self.escape, &|name| state.env.lookup(name))
@@ -42,7 +38,7 @@ impl Lowering<'_> {
             .config
             .config
             .exposed_ports
-            .extend(exposed.into_iter().map(|port| (port, json!({}))));
+            .extend(exposed.into_iter().map(|port| (port.into(), json!({}))));
         Ok(())
     }
 }

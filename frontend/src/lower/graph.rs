@@ -35,7 +35,7 @@ impl Graph {
             op: op.clone(),
             name: name(),
             span,
-            stage: stage.to_owned(),
+            stage: stage.into(),
             ignore_cache: false,
         });
         self.sources.insert(op, id);

@@ -22,12 +22,14 @@ mod state;
 
 use std::borrow::Cow;
 
-use crate::ast::{Dockerfile, Instruction, Kind};
+use smol_str::SmolStr;
+
+use crate::ast::{Dockerfile, Instruction, Kind, Word};
 use crate::diag::{Code, Diagnostic, MAX_ERRORS};
 use crate::expand::{self, ExpandError};
 use crate::lint::Warning;
 use crate::plan::{History, Inputs, Lowered, OpId, Plan, Wanted};
-use crate::span::{Span, Spanned};
+use crate::span::Span;
 use crate::stage::{Base, Named, StageId, Stages};
 use budget::Budget;
 use graph::Graph;
@@ -271,7 +273,7 @@ impl<'a> Lowering<'a> {
                 Ok(())
             }
             Kind::Maintainer(name) => {
-                state.config.author = Some(name.clone());
+                state.config.author = Some(name.to_string());
                 state.record(format!("MAINTAINER {name}"));
                 Ok(())
             }
@@ -279,13 +281,12 @@ impl<'a> Lowering<'a> {
     }
 
     /// Expands a word with what the stage has in scope. Variables that are not are warned of.
-    fn expand<'t>(
-        &self,
-        state: &mut State,
-        raw: &'t Spanned<String>,
-    ) -> Result<Cow<'t, str>, Diagnostic> {
-        self.expand_text(state, &raw.value)
-            .map_err(|error| error.diagnostic(raw))
+    fn expand(&self, state: &mut State, raw: &Word) -> Result<SmolStr, Diagnostic> {
+        match self.expand_text(state, &raw.value) {
+            Ok(Cow::Borrowed(text)) if text.len() == raw.value.len() => Ok(raw.value.clone()),
+            Ok(text) => Ok(text.into()),
+            Err(error) => Err(error.diagnostic(raw)),
+        }
     }
 
     fn expand_text<'t>(
@@ -308,7 +309,7 @@ impl<'a> Lowering<'a> {
     fn source(
         &mut self,
         state: &mut State,
-        from: &Spanned<String>,
+        from: &Word,
         taker: Taker<'_>,
         span: Span,
     ) -> Result<OpId, Diagnostic> {
@@ -345,7 +346,7 @@ impl<'a> Lowering<'a> {
     /// A stage that is taken from before it is there.
     fn too_early(
         &self,
-        from: &Spanned<String>,
+        from: &Word,
         taker: Taker<'_>,
         source: StageId,
         taking: StageId,
@@ -399,7 +400,7 @@ impl<'a> Lowering<'a> {
         let mut config = state.config;
         let mut history = self.history(target);
         for (name, value) in &self.inputs.labels {
-            config.config.labels.insert(name.clone(), value.clone());
+            config.config.labels.insert(name.into(), value.into());
         }
         if !self.inputs.implicit_platform {
             set_platform(&mut config, &self.inputs.target_platform);

@@ -116,7 +116,7 @@ impl Lowering<'_> {
         step: Span,
     ) -> Result<OpId, Diagnostic> {
         let target = spec.target.as_deref().unwrap_or_default();
-        let from = Spanned::new(from.to_owned(), raw);
+        let from = Spanned::new(from.into(), raw);
         self.source(state, &from, Taker::Mount(target), step)
     }
 }

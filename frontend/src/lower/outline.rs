@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use smol_str::SmolStr;
+
 use super::resolve::Known;
 use super::{Lowering, State};
 use crate::ast::{Dockerfile, Instruction, Kind};
@@ -19,9 +21,9 @@ pub struct Target {
     /// It is built where no target is given.
     pub default: bool,
     /// What it is built on, as written.
-    pub base: String,
+    pub base: SmolStr,
     /// `--platform`, as written.
-    pub platform: Option<String>,
+    pub platform: Option<SmolStr>,
     /// The `FROM`.
     pub span: Span,
 }
@@ -45,11 +47,11 @@ pub struct Outline {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutlineArg {
     /// As `--build-arg` names it.
-    pub name: String,
+    pub name: SmolStr,
     /// The comment above the `ARG` that begins with the name, without it.
     pub description: Option<String>,
     /// Given or by default.
-    pub value: Option<String>,
+    pub value: Option<SmolStr>,
     /// The `ARG`.
     pub span: Span,
 }
@@ -68,9 +70,9 @@ pub struct OutlineMount {
 /// What one stage takes from outside.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Facts {
-    args: BTreeMap<String, OutlineArg>,
+    args: BTreeMap<SmolStr, OutlineArg>,
     /// The names of arguments that come from before the first `FROM`.
-    globals: BTreeSet<String>,
+    globals: BTreeSet<SmolStr>,
     secrets: BTreeMap<String, OutlineMount>,
     ssh: BTreeMap<String, OutlineMount>,
 }
@@ -125,21 +127,21 @@ impl State {
     pub(super) fn note_arg(
         &mut self,
         instruction: &Instruction,
-        name: &str,
-        value: Option<&str>,
+        name: &SmolStr,
+        value: Option<&SmolStr>,
         from_global: bool,
     ) {
         if from_global {
-            self.facts.globals.insert(name.to_owned());
+            self.facts.globals.insert(name.clone());
             return;
         }
         let arg = OutlineArg {
-            name: name.to_owned(),
+            name: name.clone(),
             description: description(instruction, name),
-            value: value.map(str::to_owned),
+            value: value.cloned(),
             span: self.at,
         };
-        self.facts.args.insert(name.to_owned(), arg);
+        self.facts.args.insert(name.clone(), arg);
     }
 
     /// Notes the secrets and agents of a step. Of each the first counts.
@@ -194,7 +196,7 @@ impl Lowering<'_> {
 
     /// The global arguments that a stage uses, and those that they are made of.
     fn global_args(&self, facts: &Facts, id: StageId) -> Vec<OutlineArg> {
-        let mut names: Vec<&String> = facts
+        let mut names: Vec<&SmolStr> = facts
             .globals
             .iter()
             .chain(&self.stages.get(id).uses)
@@ -222,13 +224,13 @@ impl Lowering<'_> {
     }
 }
 
-fn add<T>(all: &mut BTreeMap<String, T>, more: impl IntoIterator<Item = (String, T)>) {
+fn add<K: Ord, T>(all: &mut BTreeMap<K, T>, more: impl IntoIterator<Item = (K, T)>) {
     for (name, item) in more {
         all.entry(name).or_insert(item);
     }
 }
 
-fn sorted<T>(all: BTreeMap<String, T>, span: impl Fn(&T) -> Span) -> Vec<T> {
+fn sorted<K, T>(all: BTreeMap<K, T>, span: impl Fn(&T) -> Span) -> Vec<T> {
     let mut all: Vec<T> = all.into_values().collect();
     all.sort_by_key(span);
     all

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use smol_str::SmolStr;
+
 use super::origin::Origin;
 use crate::ast::{Instruction, Kind};
 use crate::diag::{Code, Diagnostic};
@@ -153,7 +155,7 @@ impl Known {
     }
 
     /// Reads triggers. They have no place in the file: errors are shown at the `FROM`.
-    fn parse(&mut self, texts: &[String], span: Span) -> Vec<Instruction> {
+    fn parse(&mut self, texts: &[SmolStr], span: Span) -> Vec<Instruction> {
         let mut triggers = Vec::new();
         for text in texts {
             match parse_trigger(text) {
@@ -233,7 +235,7 @@ pub(super) fn at_from(error: Diagnostic, span: Span, trigger: &str) -> Diagnosti
 }
 
 /// The text of an `ONBUILD`.
-fn trigger(instruction: &Instruction) -> Option<String> {
+fn trigger(instruction: &Instruction) -> Option<SmolStr> {
     match &instruction.kind {
         Kind::Onbuild(onbuild) => Some(onbuild.trigger.value.clone()),
         _ => None,

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use smol_str::{SmolStr, format_smolstr};
+
 use super::budget::ENTRY;
 use super::{DEFAULT_HOSTNAME, Lowering, State};
 use crate::ast::{self, Command, Instruction, Script};
@@ -71,10 +73,10 @@ impl Lowering<'_> {
             devices: run
                 .devices
                 .iter()
-                .map(|device| (device.name.clone(), device.required))
+                .map(|device| (device.name.to_string(), device.required))
                 .collect(),
             mounts,
-            hostname: hostname.map_or(DEFAULT_HOSTNAME, String::as_str).to_owned(),
+            hostname: hostname.map_or(DEFAULT_HOSTNAME, String::as_str).into(),
             platform: state.platform.clone(),
         };
         let mut node = state.node(Op::Run(Box::new(op)), name, instruction.span);
@@ -139,20 +141,19 @@ impl Lowering<'_> {
 
 impl State {
     /// The argument vector, and a script that must be mounted for it.
-    fn argv(&self, run: &ast::Run) -> (Vec<String>, Vec<(String, String)>) {
+    fn argv(&self, run: &ast::Run) -> (Vec<SmolStr>, Vec<(String, String)>) {
         match (&run.command, run.script()) {
             (Command::Exec(words), _) => (words.clone(), Vec::new()),
             (Command::Shell(_), Some(Script::File { name, body }))
                 if self.config.os != "windows" =>
             {
-                (
-                    self.in_shell(format!("{SCRIPTS}{name}")),
-                    vec![(name, body)],
-                )
+                let path = format_smolstr!("{SCRIPTS}{name}");
+                (self.in_shell(path), vec![(name.into(), body)])
             }
-            (Command::Shell(_), Some(Script::Text(text) | Script::File { body: text, .. })) => {
-                (self.in_shell(text), Vec::new())
+            (Command::Shell(_), Some(Script::File { body, .. })) => {
+                (self.in_shell(body.into()), Vec::new())
             }
+            (Command::Shell(_), Some(Script::Text(text))) => (self.in_shell(text), Vec::new()),
             (Command::Shell(text), None) => (self.in_shell(text.clone()), Vec::new()),
         }
     }

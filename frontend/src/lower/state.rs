@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use smol_str::SmolStr;
+
 use super::arg::NOT_IN_ENV;
 use super::budget;
 use super::graph::Graph;
@@ -33,18 +35,18 @@ pub(super) struct State {
     /// ENV and ARG, as steps see them.
     pub(super) env: Env,
     /// Where the variables stand in the config.
-    places: BTreeMap<String, usize>,
+    places: BTreeMap<SmolStr, usize>,
     /// The `ARG`s in scope with the value each had where it was declared last.
-    pub(super) args: Vec<(String, Option<String>)>,
+    pub(super) args: Vec<(SmolStr, Option<SmolStr>)>,
     /// By name: the place in `args`.
-    declared: BTreeMap<String, usize>,
+    declared: BTreeMap<SmolStr, usize>,
     /// Absolute and clean.
-    pub(super) cwd: String,
+    pub(super) cwd: SmolStr,
     /// A `CMD` stood in this stage.
     pub(super) has_cmd: bool,
     pub(super) steps: Steps,
     /// As [`Node::stage`].
-    pub(super) stage: String,
+    pub(super) stage: SmolStr,
     pub(super) ignore_cache: bool,
     /// A `WORKDIR` stood in this stage or one that it stands on.
     pub(super) workdir_set: bool,
@@ -62,7 +64,7 @@ impl State {
         id: StageId,
         platform: &Platform,
         steps: Steps,
-        stage: String,
+        stage: SmolStr,
         at: Span,
     ) -> Self {
         Self {
@@ -75,7 +77,7 @@ impl State {
             places: BTreeMap::new(),
             args: Vec::new(),
             declared: BTreeMap::new(),
-            cwd: "/".to_owned(),
+            cwd: "/".into(),
             has_cmd: false,
             steps,
             stage,
@@ -89,29 +91,29 @@ impl State {
     }
 
     /// Adds an `ARG` to those in scope.
-    pub(super) fn declare(&mut self, name: &str, value: Option<String>) {
+    pub(super) fn declare(&mut self, name: &SmolStr, value: Option<SmolStr>) {
         let place = self.declared.get(name);
         match place.and_then(|place| self.args.get_mut(*place)) {
             Some((_, old)) => *old = value,
             None => {
-                self.declared.insert(name.to_owned(), self.args.len());
-                self.args.push((name.to_owned(), value));
+                self.declared.insert(name.clone(), self.args.len());
+                self.args.push((name.clone(), value));
             }
         }
     }
 
     /// Sets a variable of the image.
-    pub(super) fn set_env(&mut self, name: &str, value: &str) {
-        self.env.set(name, value);
-        let entry = [name, "=", value].concat();
+    pub(super) fn set_env(&mut self, name: SmolStr, value: SmolStr) {
+        let entry = [&name, "=", &value].concat();
         let env = &mut self.config.config.env;
-        match self.places.get(name).and_then(|place| env.get_mut(*place)) {
+        match self.places.get(&name).and_then(|place| env.get_mut(*place)) {
             Some(old) => *old = entry,
             None => {
-                self.places.insert(name.to_owned(), env.len());
+                self.places.insert(name.clone(), env.len());
                 env.push(entry);
             }
         }
+        self.env.set(name, value);
     }
 
     /// Variables that neither `ENV` nor `ARG` has made known. An `ARG` without a value counts as known.
@@ -177,8 +179,9 @@ impl State {
         self.places.clear();
         for (place, entry) in self.config.config.env.iter().enumerate() {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-            self.env.set(name, value);
-            self.places.entry(name.to_owned()).or_insert(place);
+            let name = SmolStr::new(name);
+            self.env.set(name.clone(), value.into());
+            self.places.entry(name).or_insert(place);
         }
         let dir = self.config.config.working_dir.clone();
         if !dir.is_empty() {
@@ -190,20 +193,20 @@ impl State {
     pub(super) fn change_dir(&mut self, path: &str) {
         let current = &self.config.config.working_dir;
         let dir = if path.starts_with('/') {
-            path.to_owned()
+            path.into()
         } else {
             let current = if current.starts_with('/') {
                 current.clone()
             } else {
-                paths::join("/", current)
+                paths::join("/", current).into()
             };
             if path.is_empty() {
                 current
             } else {
-                paths::join(&current, path)
+                paths::join(&current, path).into()
             }
         };
-        self.cwd = paths::clean(&dir);
+        self.cwd = paths::clean(&dir).into();
         self.config.config.working_dir = dir;
     }
 }
@@ -212,7 +215,7 @@ impl State {
 pub(super) fn empty_image(platform: &Platform) -> ImageConfig {
     let mut config = ImageConfig::default();
     set_platform(&mut config, platform);
-    config.config.working_dir = "/".to_owned();
+    config.config.working_dir = SmolStr::new_static("/");
     if platform.os != "windows" {
         config.config.env.push(format!("PATH={DEFAULT_PATH}"));
     }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use crate::ast::Word;
 use crate::diag::{Code, Diagnostic};
 use crate::parse::forms::Part;
 use crate::span::{Span, Spanned};
@@ -15,6 +16,17 @@ pub(crate) struct Flag<'a> {
     span: Span,
     /// Of the value alone.
     value_span: Span,
+}
+
+impl Flag<'_> {
+    /// The name and the value.
+    fn parts(&self) -> (&str, Option<&str>) {
+        let text = self.text.strip_prefix("--").unwrap_or(&self.text);
+        match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text, None),
+        }
+    }
 }
 
 /// Splits the leading flags off. A word `--` ends them.
@@ -74,74 +86,63 @@ pub(crate) enum Takes {
 }
 
 /// The flags of one instruction, checked against what it has.
-pub(crate) struct Flags<'a>(Vec<(&'static str, Spanned<&'a str>)>);
+pub(crate) struct Flags<'a>(&'a [Flag<'a>]);
 
 impl<'a> Flags<'a> {
     /// Checks names, values and repetitions.
-    pub(crate) fn read(
-        flags: &'a [Flag<'_>],
-        known: &[(&'static str, Takes)],
-    ) -> Result<Self, Diagnostic> {
-        let mut read: Vec<(&'static str, Spanned<&str>)> = Vec::new();
-        for flag in flags {
-            let (typed, value) = match flag.text.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (&*flag.text, None),
+    pub(crate) fn read(flags: &'a [Flag<'a>], known: &[(&str, Takes)]) -> Result<Self, Diagnostic> {
+        for (index, flag) in flags.iter().enumerate() {
+            let (name, value) = flag.parts();
+            let Some((_, takes)) = known.iter().find(|(known, _)| *known == name) else {
+                let message = format!("unknown flag: --{name}");
+                let error = Diagnostic::error(Code::UnknownFlag, flag.span, message);
+                return Err(error.hint(available(name, known)));
             };
-            let bare = typed.strip_prefix("--").unwrap_or(typed);
-            let Some((name, takes)) = known.iter().find(|(name, _)| *name == bare) else {
-                let error = Diagnostic::error(
-                    Code::UnknownFlag,
-                    flag.span,
-                    format!("unknown flag: {typed}"),
-                );
-                return Err(error.hint(available(bare, known)));
-            };
-            if *takes != Takes::List && read.iter().any(|(other, _)| other == name) {
-                let message = format!("duplicate flag specified: {typed}");
+            if *takes != Takes::List && flags[..index].iter().any(|other| other.parts().0 == name) {
+                let message = format!("duplicate flag specified: --{name}");
                 return Err(Diagnostic::error(Code::FlagValue, flag.span, message));
             }
-            let value = check_value(flag, typed, value, *takes)?;
-            read.push((name, Spanned::new(value, flag.value_span)));
+            check_value(name, value, *takes)
+                .map_err(|message| Diagnostic::error(Code::FlagValue, flag.span, message))?;
         }
-        Ok(Self(read))
+        Ok(Self(flags))
+    }
+
+    fn named(&self, name: &str) -> impl Iterator<Item = Spanned<&'a str>> {
+        self.0.iter().filter_map(move |flag| {
+            let (other, value) = flag.parts();
+            let value = Spanned::new(value.unwrap_or("true"), flag.value_span);
+            Some(value).filter(|_| other == name)
+        })
     }
 
     /// All values of a list flag.
-    pub(crate) fn list(&self, name: &str) -> Vec<Spanned<String>> {
-        self.0
-            .iter()
-            .filter(|(other, _)| *other == name)
-            .map(|(_, value)| owned(value))
-            .collect()
+    pub(crate) fn list(&self, name: &str) -> Vec<Word> {
+        self.named(name).map(owned).collect()
     }
 
     /// The value of a text flag, which may be empty.
-    pub(crate) fn given(&self, name: &str) -> Option<Spanned<String>> {
-        self.0
-            .iter()
-            .find(|(other, _)| *other == name)
-            .map(|(_, value)| owned(value))
+    pub(crate) fn given(&self, name: &str) -> Option<Word> {
+        self.named(name).next().map(owned)
     }
 
     /// The value of a text flag; an empty one counts as not given.
-    pub(crate) fn text(&self, name: &str) -> Option<Spanned<String>> {
+    pub(crate) fn text(&self, name: &str) -> Option<Word> {
         self.given(name).filter(|value| !value.value.is_empty())
     }
 
     /// The value of a boolean flag.
     pub(crate) fn boolean(&self, name: &str) -> Option<bool> {
-        let mut flags = self.0.iter();
-        let (_, value) = flags.find(|(other, _)| *other == name)?;
-        Some(value.value == "true")
+        let flag = self.named(name).next()?;
+        Some(flag.value.eq_ignore_ascii_case("true"))
     }
 }
 
-fn owned(value: &Spanned<&str>) -> Spanned<String> {
-    Spanned::new(value.value.to_owned(), value.span)
+fn owned(value: Spanned<&str>) -> Word {
+    Spanned::new(value.value.into(), value.span)
 }
 
-fn available(typed: &str, known: &[(&'static str, Takes)]) -> String {
+fn available(typed: &str, known: &[(&str, Takes)]) -> String {
     if let Some(near) = suggest::nearest(typed, known.iter().map(|(name, _)| *name)) {
         return format!("did you mean --{near}?");
     }
@@ -152,23 +153,20 @@ fn available(typed: &str, known: &[(&'static str, Takes)]) -> String {
     format!("flags are {}", names.join(", "))
 }
 
-fn check_value<'a>(
-    flag: &Flag<'_>,
-    name: &str,
-    value: Option<&'a str>,
-    takes: Takes,
-) -> Result<&'a str, Diagnostic> {
-    let error = |message: String| Err(Diagnostic::error(Code::FlagValue, flag.span, message));
+fn check_value(name: &str, value: Option<&str>, takes: Takes) -> Result<(), String> {
     match (takes, value) {
-        (Takes::Bool, None) => Ok("true"),
+        (Takes::Bool, None) | (Takes::Text | Takes::List, Some(_)) => Ok(()),
         (Takes::Text | Takes::List, None) | (Takes::Bool, Some("")) => {
-            error(format!("missing a value on flag: {name}"))
+            Err(format!("missing a value on flag: --{name}"))
         }
-        (Takes::Bool, Some(value)) if value.eq_ignore_ascii_case("true") => Ok("true"),
-        (Takes::Bool, Some(value)) if value.eq_ignore_ascii_case("false") => Ok("false"),
-        (Takes::Bool, Some(value)) => error(format!(
-            "expecting boolean value for flag {name}, not: {value}"
-        )),
-        (Takes::Text | Takes::List, Some(value)) => Ok(value),
+        (Takes::Bool, Some(value)) => {
+            let either = ["true", "false"];
+            if either.iter().any(|word| word.eq_ignore_ascii_case(value)) {
+                return Ok(());
+            }
+            Err(format!(
+                "expecting boolean value for flag --{name}, not: {value}"
+            ))
+        }
     }
 }

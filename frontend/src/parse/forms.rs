@@ -1,5 +1,8 @@
 //! The shapes that arguments come in: text, words, quoted words, JSON arrays, pairs.
 
+use smol_str::SmolStr;
+
+use crate::ast::Word;
 use crate::diag::{Code, Diagnostic};
 use crate::lines::Logical;
 use crate::parse::Keyword;
@@ -77,8 +80,8 @@ impl<'a> Part<'a> {
         }
     }
 
-    pub(crate) fn spanned(&self) -> Spanned<String> {
-        Spanned::new(self.text().to_owned(), self.span())
+    pub(crate) fn spanned(&self) -> Word {
+        Spanned::new(self.text().into(), self.span())
     }
 }
 
@@ -94,12 +97,12 @@ pub(crate) enum Form {
 /// The arguments of an instruction. Pairs are flat: name, value, name, value.
 #[derive(Debug)]
 pub(crate) struct Args {
-    pub(crate) words: Vec<Spanned<String>>,
+    pub(crate) words: Vec<Word>,
     pub(crate) form: Form,
 }
 
 impl Args {
-    fn plain(words: Vec<Spanned<String>>) -> Self {
+    fn plain(words: Vec<Word>) -> Self {
         Self {
             words,
             form: Form::Plain,
@@ -137,7 +140,7 @@ impl Args {
 }
 
 /// The text as one argument, or none.
-fn text(part: Part<'_>) -> Vec<Spanned<String>> {
+fn text(part: Part<'_>) -> Vec<Word> {
     if part.text().is_empty() {
         Vec::new()
     } else {
@@ -149,7 +152,7 @@ fn command(part: Part<'_>) -> Result<Args, Diagnostic> {
     Ok(json(part)?.unwrap_or_else(|| Args::plain(text(part))))
 }
 
-fn fields(part: Part<'_>) -> Vec<Spanned<String>> {
+fn fields(part: Part<'_>) -> Vec<Word> {
     let mut words = Vec::new();
     let mut rest = part;
     while !rest.text().is_empty() {
@@ -254,7 +257,7 @@ fn json(part: Part<'_>) -> Result<Option<Args>, Diagnostic> {
 }
 
 /// An element of a JSON array: a string, or anything else, however deep.
-struct Element(Option<String>);
+struct Element(Option<SmolStr>);
 
 impl<'de> serde::Deserialize<'de> for Element {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -265,14 +268,14 @@ impl<'de> serde::Deserialize<'de> for Element {
 struct ElementVisitor;
 
 impl<'de> serde::de::Visitor<'de> for ElementVisitor {
-    type Value = Option<String>;
+    type Value = Option<SmolStr>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a JSON value")
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Some(text.to_owned()))
+        Ok(Some(text.into()))
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use smol_str::SmolStr;
+
 use crate::ast::{
     ArgDefault, Command, Copy, Device, From, Healthcheck, Heredoc, Kind, Onbuild, Pairs, Run,
-    Source,
+    Source, Word,
 };
 use crate::diag::{Code, Diagnostic};
 use crate::heredoc;
@@ -106,7 +108,7 @@ impl Request<'_> {
         Ok(())
     }
 
-    fn single(mut self) -> Result<Spanned<String>, Diagnostic> {
+    fn single(mut self) -> Result<Word, Diagnostic> {
         match self.args.words.pop() {
             Some(word) => Ok(word),
             None => self.error(
@@ -116,7 +118,7 @@ impl Request<'_> {
         }
     }
 
-    fn one(self) -> Result<Spanned<String>, Diagnostic> {
+    fn one(self) -> Result<Word, Diagnostic> {
         self.no_flags()?;
         self.single()
     }
@@ -156,7 +158,7 @@ impl Request<'_> {
     /// Flags in front of the names are skipped, as everywhere where this instruction is read.
     fn arg(self) -> Result<Vec<ArgDefault>, Diagnostic> {
         self.at_least_one()?;
-        let read = |word: Spanned<String>| {
+        let read = |word: Word| {
             let Some((name, default)) = word.value.split_once('=') else {
                 return Ok(ArgDefault {
                     name: word,
@@ -171,10 +173,10 @@ impl Request<'_> {
                 ));
             }
             let (before, after) = split_span(word.span, name.len(), default.len());
-            let name = Spanned::new(name.to_owned(), before);
+            let name = Spanned::new(name.into(), before);
             Ok(ArgDefault {
                 name,
-                default: Some(Spanned::new(default.to_owned(), after)),
+                default: Some(Spanned::new(default.into(), after)),
             })
         };
         self.args.words.into_iter().map(read).collect()
@@ -274,7 +276,7 @@ impl Request<'_> {
         })
     }
 
-    fn shell(self) -> Result<Vec<String>, Diagnostic> {
+    fn shell(self) -> Result<Vec<SmolStr>, Diagnostic> {
         self.no_flags()?;
         self.at_least_one()?;
         if self.args.form != Form::Json {
@@ -288,22 +290,22 @@ impl Request<'_> {
         Ok(self.args.words.into_iter().map(|word| word.value).collect())
     }
 
-    fn expose(mut self) -> Result<Vec<Spanned<String>>, Diagnostic> {
+    fn expose(mut self) -> Result<Vec<Word>, Diagnostic> {
         self.at_least_one()?;
         self.no_flags()?;
         self.args.words.sort_by(|a, b| a.value.cmp(&b.value));
         Ok(self.args.words)
     }
 
-    fn volume(self) -> Result<Vec<Spanned<String>>, Diagnostic> {
+    fn volume(self) -> Result<Vec<Word>, Diagnostic> {
         self.at_least_one()?;
         self.no_flags()?;
-        let trim = |word: Spanned<String>| match word.value.trim() {
+        let trim = |word: Word| match word.value.trim() {
             "" => {
                 let message = "VOLUME specified can not be an empty string";
                 Err(Diagnostic::error(Code::Arguments, word.span, message))
             }
-            path => Ok(Spanned::new(path.to_owned(), word.span)),
+            path => Ok(Spanned::new(path.into(), word.span)),
         };
         self.args.words.into_iter().map(trim).collect()
     }
@@ -359,7 +361,7 @@ impl Request<'_> {
             text.push_str(&heredoc.name);
         }
         Ok(Onbuild {
-            trigger: Spanned::new(text, self.tail.trim().span()),
+            trigger: Spanned::new(text.into(), self.tail.trim().span()),
         })
     }
 }
@@ -387,7 +389,7 @@ fn command(mut args: Args) -> Command {
 }
 
 /// A path, or the heredoc of that name.
-fn source(word: Spanned<String>, bodies: &HashMap<&str, &Heredoc>) -> Source {
+fn source(word: Word, bodies: &HashMap<&str, &Heredoc>) -> Source {
     let Some(opener) = heredoc::opener(&word.value) else {
         return Source::Path(word);
     };
@@ -404,7 +406,7 @@ fn source(word: Spanned<String>, bodies: &HashMap<&str, &Heredoc>) -> Source {
     })
 }
 
-fn check_stage_name(name: &Spanned<String>) -> Result<(), Diagnostic> {
+fn check_stage_name(name: &Word) -> Result<(), Diagnostic> {
     let lower = name.value.to_lowercase();
     let rest_is_fine = lower
         .bytes()
@@ -431,7 +433,7 @@ fn split_span(word: Span, left: usize, right: usize) -> (Span, Span) {
     )
 }
 
-fn one_of(value: Option<&Spanned<String>>, allowed: &[&str], what: &str) -> Result<(), Diagnostic> {
+fn one_of(value: Option<&Word>, allowed: &[&str], what: &str) -> Result<(), Diagnostic> {
     let Some(value) = value.filter(|value| !allowed.contains(&value.value.as_str())) else {
         return Ok(());
     };
@@ -440,7 +442,7 @@ fn one_of(value: Option<&Spanned<String>>, allowed: &[&str], what: &str) -> Resu
     Err(Diagnostic::error(Code::FlagValue, value.span, message).hint(hint))
 }
 
-fn device(value: &Spanned<String>) -> Result<Device, Diagnostic> {
+fn device(value: &Word) -> Result<Device, Diagnostic> {
     mounts::device(&value.value).map_err(|error| {
         let mut error = error.diagnostic(value.span);
         error.code = Code::FlagValue;

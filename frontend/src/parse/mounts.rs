@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use smol_str::SmolStr;
+
 use crate::ast::Device;
 use crate::diag::{Code, Diagnostic};
 use crate::expand::ExpandError;
@@ -278,20 +280,20 @@ pub(crate) fn check(value: &str) -> Result<(), MountError> {
 }
 
 /// The `from` of a `--mount` value, which is known before anything is expanded.
-pub fn mount_from(value: &str) -> Option<String> {
+pub fn mount_from(value: &str) -> Option<SmolStr> {
     let fields = csv(value).ok()?;
     let mut from = fields
         .iter()
         .rev()
         .filter_map(|field| field.split_once('='));
     let (_, value) = from.find(|(key, _)| key.eq_ignore_ascii_case("from"))?;
-    Some(value.to_owned()).filter(|value| !value.is_empty())
+    Some(value.into()).filter(|value: &SmolStr| !value.is_empty())
 }
 
 /// Reads a `--device` value.
 pub(crate) fn device(value: &str) -> Result<Device, MountError> {
     let mut device = Device {
-        name: String::new(),
+        name: SmolStr::default(),
         required: false,
     };
     for field in csv(value)
@@ -303,14 +305,14 @@ pub(crate) fn device(value: &str) -> Result<Device, MountError> {
         };
         match (key.as_str(), value) {
             ("required", value) => device.required = boolean(&key, value.unwrap_or("true"))?,
-            ("name", Some(name)) if device.name.is_empty() => device.name = name.to_owned(),
+            ("name", Some(name)) if device.name.is_empty() => device.name = name.into(),
             ("name", Some(_)) => {
                 return Err(MountError::new(format!(
                     "device name already set to {}",
                     device.name
                 )));
             }
-            _ if device.name.is_empty() => device.name = field.into_owned(),
+            _ if device.name.is_empty() => device.name = field.into(),
             (_, None) => {
                 return Err(MountError::new(format!(
                     "invalid field '{field}' must be a key=value pair"

@@ -75,16 +75,15 @@ fn op(f: &mut Formatter<'_>, op: &Op) -> fmt::Result {
         Op::Copy(it) => copy(f, it),
         Op::MakeDir(dir) => {
             write!(f, "  make directory {:?} on {}", dir.path, dir.base)?;
-            optional(
-                f,
-                "user",
-                Some(&dir.user)
-                    .filter(|user| !user.is_empty())
-                    .map(String::as_str),
-            )?;
+            optional(f, "user", given(&dir.user))?;
             f.write_char('\n')
         }
     }
+}
+
+/// What is not empty.
+fn given(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
 }
 
 fn optional(f: &mut Formatter<'_>, name: &str, value: Option<&str>) -> fmt::Result {
@@ -130,13 +129,7 @@ fn run(f: &mut Formatter<'_>, run: &Run) -> fmt::Result {
         "    in {:?} on {:?} for {}",
         run.cwd, run.hostname, run.platform
     )?;
-    optional(
-        f,
-        "user",
-        Some(&run.user)
-            .filter(|user| !user.is_empty())
-            .map(String::as_str),
-    )?;
+    optional(f, "user", given(&run.user))?;
     f.write_str(match run.network {
         Network::Default => "",
         Network::None => " network none",

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use smol_str::SmolStr;
+
 use super::globals::globals;
 use super::{Base, SCRATCH, Stage, Stages};
-use crate::ast::{From, Instruction, Kind};
+use crate::ast::{From, Instruction, Kind, Word};
 use crate::diag::{Code, Diagnostic};
 use crate::env::Env;
 use crate::expand::{self, Expansion};
 use crate::image::{ImageRef, Platform};
 use crate::lint::{Rule, Warning};
-use crate::span::{Span, Spanned};
+use crate::span::Span;
 use crate::suggest;
 
 /// After so many warnings no more names are compared.
@@ -27,11 +29,11 @@ impl<'a> Stages<'a> {
     ) -> Stage<'a> {
         let mut uses = BTreeSet::new();
         let mut warnings = Vec::new();
-        let mut expand = |raw: &'f Spanned<String>| {
+        let mut expand = |raw: &'f Word| {
             let expanded = expand::word(&raw.value, self.escape, &|name| self.globals.lookup(name));
             let expanded = expanded.map_err(|error| error.diagnostic(raw))?;
             self.warn_of_undeclared(&expanded, span, &mut warnings);
-            uses.extend(expanded.used.iter().copied().map(str::to_owned));
+            uses.extend(expanded.used.iter().map(SmolStr::new));
             Ok::<_, Diagnostic>(expanded)
         };
         let image = expand(&from.image);
@@ -85,7 +87,7 @@ impl<'a> Stages<'a> {
         }
     }
 
-    fn base(&self, image: &Spanned<String>, expanded: &Expansion<'_>) -> Result<Base, Diagnostic> {
+    fn base(&self, image: &Word, expanded: &Expansion<'_>) -> Result<Base, Diagnostic> {
         let text = &*expanded.text;
         if text.is_empty() {
             let message = format!("base name ({}) should not be blank", image.value);
@@ -115,11 +117,7 @@ impl<'a> Stages<'a> {
         }
     }
 
-    fn platform(
-        &self,
-        raw: &Spanned<String>,
-        expanded: &Expansion<'_>,
-    ) -> Result<Platform, Diagnostic> {
+    fn platform(&self, raw: &Word, expanded: &Expansion<'_>) -> Result<Platform, Diagnostic> {
         let message = if expanded.text.is_empty() {
             format!("empty platform value from expression {}", raw.value)
         } else {
@@ -149,7 +147,7 @@ impl<'a> Stages<'a> {
             }
             let near = match self.warnings.len() + warnings.len() {
                 ..MAX_SUGGESTIONS => {
-                    let args = self.global_args.keys().map(String::as_str);
+                    let args = self.global_args.keys().map(SmolStr::as_str);
                     suggest::nearest(name, self.globals.names().chain(args))
                 }
                 _ => None,
@@ -165,7 +163,7 @@ impl<'a> Stages<'a> {
     /// A constant platform makes a Dockerfile for one platform only, unless the stage's name says that it is meant so.
     fn warn_of_platform(
         &self,
-        raw: &Spanned<String>,
+        raw: &Word,
         expanded: &Expansion<'_>,
         name: Option<&str>,
         span: Span,
@@ -186,7 +184,7 @@ impl<'a> Stages<'a> {
             return;
         };
         let name = name.unwrap_or_default();
-        if constant && !name.contains(&platform.os) && !name.contains(&platform.architecture) {
+        if constant && !name.contains(&*platform.os) && !name.contains(&*platform.architecture) {
             let message = format!("FROM --platform flag should not use constant value {text:?}");
             warnings.push(Warning::new(
                 Rule::FromPlatformFlagConstDisallowed,

@@ -2,19 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use smol_str::{SmolStr, StrExt as _, format_smolstr};
+
 use crate::ast::{Instruction, Kind};
 use crate::diag::Diagnostic;
 use crate::env::Env;
 use crate::expand;
 use crate::plan::Inputs;
 
-pub(super) fn target_name(chunks: &[&[Instruction]], inputs: &Inputs) -> String {
-    let given = inputs.target.clone().filter(|name| !name.is_empty());
-    let last = chunks.last().and_then(|chunk| match &chunk.first()?.kind {
-        Kind::From(from) => from.name.as_ref().map(|name| name.value.to_lowercase()),
+pub(super) fn target_name(chunks: &[&[Instruction]], inputs: &Inputs) -> SmolStr {
+    let given = inputs.target.as_ref().filter(|name| !name.is_empty());
+    let last = || match &chunks.last()?.first()?.kind {
+        Kind::From(from) => Some(from.name.as_ref()?.value.to_lowercase_smolstr()),
         _ => None,
-    });
-    given.or(last).unwrap_or_else(|| "default".to_owned())
+    };
+    let name = given.map(SmolStr::new).or_else(last);
+    name.unwrap_or(SmolStr::new_static("default"))
 }
 
 /// An `ARG` before the first `FROM`.
@@ -23,9 +26,9 @@ pub(crate) struct GlobalArg<'a> {
     /// The `ARG` instruction.
     pub(crate) instruction: &'a Instruction,
     /// Where it has one.
-    pub(crate) value: Option<String>,
+    pub(crate) value: Option<SmolStr>,
     /// The variables that its default was made of.
-    pub(crate) uses: BTreeSet<String>,
+    pub(crate) uses: BTreeSet<SmolStr>,
 }
 
 /// The variables of the `FROM` lines: to those that are there, the `ARG`s before the first `FROM` are added.
@@ -34,23 +37,23 @@ pub(super) fn globals<'a>(
     escape: char,
     build_args: &BTreeMap<String, String>,
     mut env: Env,
-) -> Result<(Env, BTreeMap<String, GlobalArg<'a>>), Vec<Diagnostic>> {
-    let mut args: BTreeMap<String, GlobalArg<'a>> = BTreeMap::new();
+) -> Result<(Env, BTreeMap<SmolStr, GlobalArg<'a>>), Vec<Diagnostic>> {
+    let mut args: BTreeMap<SmolStr, GlobalArg<'a>> = BTreeMap::new();
     let mut errors = Vec::new();
     for instruction in head {
         let Kind::Arg(list) = &instruction.kind else {
             continue;
         };
         for arg in list {
-            let name = arg.name.value.as_str();
+            let name = &arg.name.value;
             let mut uses = BTreeSet::new();
-            let value = match (build_args.get(name), &arg.default) {
-                (Some(given), _) => Some(given.clone()),
+            let value = match (build_args.get(name.as_str()), &arg.default) {
+                (Some(given), _) => Some(SmolStr::new(given)),
                 (None, Some(default)) => {
                     match expand::word(&default.value, escape, &|name| env.lookup(name)) {
                         Ok(expanded) => {
-                            uses.extend(expanded.used.into_iter().map(str::to_owned));
-                            Some(expanded.text.into_owned())
+                            uses.extend(expanded.used.into_iter().map(SmolStr::new));
+                            Some(expanded.text.into())
                         }
                         Err(error) => {
                             errors.push(error.diagnostic(default));
@@ -61,7 +64,7 @@ pub(super) fn globals<'a>(
                 (None, None) => None,
             };
             if let Some(value) = &value {
-                env.set(name, value);
+                env.set(name.clone(), value.clone());
             }
             // `ARG A=$A` builds on what the former `A` was made of.
             if uses.remove(name) {
@@ -72,7 +75,7 @@ pub(super) fn globals<'a>(
                 );
             }
             args.insert(
-                name.to_owned(),
+                name.clone(),
                 GlobalArg {
                     instruction,
                     value,
@@ -89,24 +92,25 @@ pub(super) fn globals<'a>(
 }
 
 /// What every Dockerfile knows of its platforms.
-pub(super) fn platform_args(inputs: &Inputs, target: String) -> Env {
+pub(super) fn platform_args(inputs: &Inputs, target: SmolStr) -> Env {
     let (build, wanted) = (&inputs.build_platform, &inputs.target_platform);
-    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let text = |value: &Option<SmolStr>| value.clone().unwrap_or_default();
     let mut env = Env::default();
     for (name, value) in [
-        ("BUILDPLATFORM", build.short()),
+        ("BUILDPLATFORM", build.short().into()),
         ("BUILDOS", build.os.clone()),
         ("BUILDOSVERSION", text(&build.os_version)),
         ("BUILDARCH", build.architecture.clone()),
         ("BUILDVARIANT", text(&build.variant)),
-        ("TARGETPLATFORM", wanted.to_string()),
+        ("TARGETPLATFORM", format_smolstr!("{wanted}")),
         ("TARGETOS", wanted.os.clone()),
         ("TARGETOSVERSION", text(&wanted.os_version)),
         ("TARGETARCH", wanted.architecture.clone()),
         ("TARGETVARIANT", text(&wanted.variant)),
         ("TARGETSTAGE", target),
     ] {
-        env.set(name, inputs.build_args.get(name).unwrap_or(&value));
+        let given = inputs.build_args.get(name).map(SmolStr::new);
+        env.set(SmolStr::new_static(name), given.unwrap_or(value));
     }
     env
 }

@@ -128,7 +128,7 @@ fn tmpfs() -> Mount {
 fn a_run() -> Run {
     Run {
         base: OpId(0),
-        argv: texts(&["/bin/sh", "-c", "make all"]),
+        argv: vec!["/bin/sh".into(), "-c".into(), "make all".into()],
         script: pairs(&[("EOF", "echo 1\n")]),
         env: pairs(&[("PATH", "/bin"), ("MODE", "x")]),
         proxy: pairs(&[("http_proxy", "http://proxy")]),

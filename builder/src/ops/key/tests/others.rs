@@ -17,7 +17,7 @@ fn fields_of_workdir() {
     let cases = vec![
         ("base", Unchanged, with(&op, |op| op.base = OpId(7))),
         ("path", Another, with(&op, |op| op.path = "/".into())),
-        ("user", Another, with(&op, |op| op.user = String::new())),
+        ("user", Another, with(&op, |op| op.user = "".into())),
         (
             "across the border",
             Another,

@@ -24,16 +24,22 @@ fn fields_of_run() {
     let cases = vec![
         // The number of the op; its content is what counts.
         ("base", Unchanged, with(&op, |op| op.base = OpId(7))),
-        ("argv", Another, with(&op, |op| op.argv[2].push(' '))),
+        (
+            "argv",
+            Another,
+            with(&op, |op| op.argv[2] = "make all ".into()),
+        ),
         (
             "argv, cut elsewhere",
             Another,
-            with(&op, |op| op.argv = texts(&["/bin/sh -c", "make all"])),
+            with(&op, |op| {
+                op.argv = vec!["/bin/sh -c".into(), "make all".into()]
+            }),
         ),
         (
             "argv, one more",
             Another,
-            with(&op, |op| op.argv.push(String::new())),
+            with(&op, |op| op.argv.push("".into())),
         ),
         (
             "script, its text",
