@@ -1,10 +1,12 @@
 //! Variables in scope, in the order in which they were last set.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use smol_str::SmolStr;
 
+use crate::expand::{self, ExpandError, Expansion};
 use crate::plan::Variable;
 
 /// Names and values. Setting a name again moves it to the end, as in BuildKit.
@@ -39,6 +41,21 @@ impl Env {
     /// For the functions of [`crate::expand`].
     pub(crate) fn lookup(&self, name: &str) -> Option<Cow<'_, str>> {
         self.get(name).map(Cow::Borrowed)
+    }
+
+    /// Expands a word, and notes which variables it took.
+    pub(crate) fn expand<'a>(
+        &self,
+        raw: &'a str,
+        escape: char,
+        used: &mut BTreeSet<SmolStr>,
+    ) -> Result<Expansion<'a>, ExpandError> {
+        let used = RefCell::new(used);
+        expand::word(raw, escape, &|name| {
+            let value = self.lookup(name)?;
+            used.borrow_mut().insert(name.into());
+            Some(value)
+        })
     }
 
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {

@@ -104,9 +104,11 @@ impl<'a> Lines<'a> {
     pub(crate) fn physical(&mut self) -> Option<(usize, &'a str)> {
         let start = self.at;
         let rest = self.source.get(start..).filter(|rest| !rest.is_empty())?;
-        let line = rest.split_inclusive('\n').next().unwrap_or(rest);
+        // Lines are short: a plain loop is done before a search has begun.
+        let length = rest.bytes().position(|byte| byte == b'\n');
+        let length = length.unwrap_or(rest.len());
+        let line = rest.get(..=length).unwrap_or(rest);
         self.at += line.len();
-        let length = line.trim_end_matches('\n').len();
         if length > MAX_LINE {
             let span = Span::new(to_u32(start), to_u32(start + length));
             let message =

@@ -45,7 +45,14 @@ impl Walk {
     }
 
     fn along(&mut self, path: &str) {
-        for part in path.split('/') {
+        let mut rest = Some(path);
+        while let Some(path) = rest {
+            let slash = path.bytes().position(|byte| byte == b'/');
+            let (part, after) = match slash {
+                Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
+                None => (path, None),
+            };
+            rest = after;
             match part {
                 "" | "." => {}
                 ".." if self.path.len() > self.up => {
@@ -90,11 +97,12 @@ pub(crate) fn base(path: &str) -> &str {
 /// `path` as seen from `dir`: absolute and clean, but with the slash (or `/.`) at its end kept as `/`, since it
 /// says that the path is a directory.
 pub(crate) fn resolve(dir: &str, path: &str) -> String {
-    let absolute = if path.starts_with('/') {
-        clean(path)
-    } else {
-        join("/", &join(dir, path))
-    };
+    let mut walk = Walk::new(true, dir.len() + path.len() + "//".len());
+    if !path.starts_with('/') {
+        walk.along(dir);
+    }
+    walk.along(path);
+    let absolute = walk.finish();
     let is_dir = path.is_empty() || path == "." || path.ends_with('/') || path.ends_with("/.");
     if is_dir && absolute != "/" {
         absolute + "/"

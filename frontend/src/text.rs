@@ -1,5 +1,7 @@
 //! How Go prints values: histories of images and warnings hold them in these forms.
 
+use smol_str::{SmolStr, format_smolstr};
+
 /// `[a b]`.
 pub(crate) fn list<S: AsRef<str>>(items: &[S]) -> String {
     let length = |item: &S| item.as_ref().len() + " ".len();
@@ -77,37 +79,37 @@ fn is_printable(c: char) -> bool {
 }
 
 /// `1h0m30.5s` of nanoseconds.
-pub(crate) fn duration(nanoseconds: u64) -> String {
+pub(crate) fn duration(nanoseconds: u64) -> SmolStr {
     let (unit, name) = match nanoseconds {
-        0 => return "0s".to_owned(),
+        0 => return SmolStr::new_static("0s"),
         1..1_000 => (1, "ns"),
         1_000..1_000_000 => (1_000, "µs"),
         1_000_000..1_000_000_000 => (1_000_000, "ms"),
         _ => return long_duration(nanoseconds),
     };
-    format!("{}{name}", decimal(nanoseconds, unit))
+    format_smolstr!("{}{name}", decimal(nanoseconds, unit))
 }
 
-fn long_duration(nanoseconds: u64) -> String {
+fn long_duration(nanoseconds: u64) -> SmolStr {
     const SECOND: u64 = 1_000_000_000;
     let minutes = nanoseconds / SECOND / 60;
     let seconds = decimal(nanoseconds % (60 * SECOND), SECOND);
     match (minutes / 60, minutes % 60) {
-        (0, 0) => format!("{seconds}s"),
-        (0, minutes) => format!("{minutes}m{seconds}s"),
-        (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+        (0, 0) => format_smolstr!("{seconds}s"),
+        (0, minutes) => format_smolstr!("{minutes}m{seconds}s"),
+        (hours, minutes) => format_smolstr!("{hours}h{minutes}m{seconds}s"),
     }
 }
 
 /// `value / unit` without trailing zeros; `unit` is a power of ten.
-fn decimal(value: u64, unit: u64) -> String {
+fn decimal(value: u64, unit: u64) -> SmolStr {
     let (whole, rest) = (value / unit, value % unit);
     if rest == 0 {
-        return whole.to_string();
+        return format_smolstr!("{whole}");
     }
     let width = unit.ilog10() as usize;
-    let digits = format!("{rest:0width$}");
-    format!("{whole}.{}", digits.trim_end_matches('0'))
+    let digits = format_smolstr!("{rest:0width$}");
+    format_smolstr!("{whole}.{}", digits.trim_end_matches('0'))
 }
 
 #[cfg(test)]

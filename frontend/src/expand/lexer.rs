@@ -63,10 +63,9 @@ impl Splitter {
 pub(super) struct Lexer<'a, 'l> {
     text: &'a str,
     at: usize,
-    escape: char,
+    escape: u8,
     mode: Mode,
     lookup: Lookup<'l>,
-    pub(super) used: BTreeSet<&'a str>,
     pub(super) unset: BTreeSet<&'a str>,
     depth: usize,
     work: Work,
@@ -74,15 +73,19 @@ pub(super) struct Lexer<'a, 'l> {
 
 impl<'a, 'l> Lexer<'a, 'l> {
     pub(super) fn new(text: &'a str, escape: char, mode: Mode, lookup: Lookup<'l>) -> Self {
-        let (used, unset) = (BTreeSet::new(), BTreeSet::new());
+        /// No text has this byte.
+        const NONE: u8 = 0xff;
         Self {
             text,
             at: 0,
-            escape,
+            escape: if escape.is_ascii() {
+                escape as u8
+            } else {
+                NONE
+            },
             mode,
             lookup,
-            used,
-            unset,
+            unset: BTreeSet::new(),
             depth: 0,
             work: Work::new(),
         }
@@ -207,18 +210,21 @@ impl<'a, 'l> Lexer<'a, 'l> {
     /// The text up to the next character that means something, which is most of a text.
     fn plain(&mut self, stop: Option<char>) -> &'a str {
         let quotes = !self.mode.quotes_are_text;
-        self.take_until(|ch| match ch {
-            '$' | '<' => true,
-            '\'' | '"' => quotes,
-            _ => stop == Some(ch),
+        let stop = stop.map_or(b'$', |stop| stop as u8);
+        self.take_until(|byte| match byte {
+            b'$' | b'<' => true,
+            b'\'' | b'"' => quotes,
+            _ => byte == stop,
         })
     }
 
-    /// The text up to the next escape character or to what else is `special`.
-    fn take_until(&mut self, special: impl Fn(char) -> bool) -> &'a str {
+    /// The text up to the next escape character or to what else is `special`, all of which are ASCII.
+    fn take_until(&mut self, special: impl Fn(u8) -> bool) -> &'a str {
         let (text, escape) = (self.text, self.escape);
         let rest = &text[self.at..];
-        let end = rest.find(|ch| ch == escape || special(ch));
+        let end = rest
+            .bytes()
+            .position(|byte| byte == escape || special(byte));
         let plain = &rest[..end.unwrap_or(rest.len())];
         self.at += plain.len();
         plain
@@ -267,7 +273,7 @@ impl<'a, 'l> Lexer<'a, 'l> {
             result.push('"');
         }
         loop {
-            result.push_str(self.take_until(|ch| matches!(ch, '"' | '$')));
+            result.push_str(self.take_until(|byte| matches!(byte, b'"' | b'$')));
             match self.peek() {
                 None => {
                     let message =
@@ -295,7 +301,7 @@ impl<'a, 'l> Lexer<'a, 'l> {
         }
         match self.peek() {
             None => {}
-            Some(next) if next == '"' || next == '$' || next == self.escape => {
+            Some(next) if next == '"' || next == '$' || next == char::from(self.escape) => {
                 self.at += next.len_utf8();
                 result.push(next);
             }
@@ -462,12 +468,9 @@ impl<'a, 'l> Lexer<'a, 'l> {
 
     fn get(&mut self, begin: usize, name: &'a str) -> Result<Option<Cow<'l, str>>, ExpandError> {
         let value = (self.lookup)(name);
-        let names = if value.is_some() {
-            &mut self.used
-        } else {
-            &mut self.unset
-        };
-        names.insert(name);
+        if value.is_none() {
+            self.unset.insert(name);
+        }
         let length = value.as_ref().map_or(0, |value| value.len());
         self.work
             .spend(length)

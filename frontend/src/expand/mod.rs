@@ -25,8 +25,6 @@ pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<Cow<'a, str>>;
 pub struct Expansion<'a> {
     /// The text, quotes removed.
     pub text: Cow<'a, str>,
-    /// The variables that were looked up and are set.
-    pub used: BTreeSet<&'a str>,
     /// The variables that were looked up and are not set.
     pub unset: BTreeSet<&'a str>,
 }
@@ -36,8 +34,6 @@ pub struct Expansion<'a> {
 pub struct Words<'a> {
     /// The words, quotes removed. A variable's value is split at blanks where it was not quoted.
     pub words: Vec<String>,
-    /// The variables that were looked up and are set.
-    pub used: BTreeSet<&'a str>,
     /// The variables that were looked up and are not set.
     pub unset: BTreeSet<&'a str>,
 }
@@ -71,7 +67,7 @@ impl ExpandError {
     }
 }
 
-/// Expands one word: quotes are removed, variables are not split.
+/// Expands one word: quotes are removed, variables are not split. `escape` is `\\` or a backtick.
 pub fn word<'a>(
     raw: &'a str,
     escape: char,
@@ -86,7 +82,6 @@ pub fn words<'a>(raw: &'a str, escape: char, lookup: Lookup<'_>) -> Result<Words
     let words = lexer.split()?;
     Ok(Words {
         words,
-        used: lexer.used,
         unset: lexer.unset,
     })
 }
@@ -104,7 +99,6 @@ fn expand<'a>(mut lexer: Lexer<'a, '_>) -> Result<Expansion<'a>, ExpandError> {
     let text = lexer.run()?;
     Ok(Expansion {
         text,
-        used: lexer.used,
         unset: lexer.unset,
     })
 }

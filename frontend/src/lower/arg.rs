@@ -17,7 +17,13 @@ impl Lowering<'_> {
         instruction: &Instruction,
         args: &[ArgDefault],
     ) -> Result<(), Diagnostic> {
-        let mut declared = "ARG".to_owned();
+        let length = |arg: &ArgDefault| {
+            let default = arg.default.as_ref().map_or(0, |value| value.value.len());
+            arg.name.value.len() + default + " =".len()
+        };
+        let length = args.iter().map(length).sum::<usize>();
+        let mut declared = String::with_capacity("ARG".len() + length);
+        declared.push_str("ARG");
         for arg in args {
             let name = &arg.name.value;
             // A default that cannot be expanded does no harm where it is not used.

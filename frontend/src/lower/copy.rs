@@ -73,7 +73,7 @@ impl Lowering<'_> {
             chown.as_deref(),
             chmod.as_ref().map(|(_, text)| text.as_str()),
         );
-        let mut sources = Vec::new();
+        let mut sources = Vec::with_capacity(copy.sources.len());
         for raw in &copy.sources {
             if let Source::Path(raw) = raw {
                 let path = self.expand(state, raw)?;

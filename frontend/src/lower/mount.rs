@@ -18,7 +18,7 @@ impl Lowering<'_> {
         instruction: &Instruction,
         run: &Run,
     ) -> Result<Vec<Mount>, Diagnostic> {
-        let mut mounts: Vec<Mount> = Vec::new();
+        let mut mounts: Vec<Mount> = Vec::with_capacity(run.mounts.len());
         let mut agents = 0;
         for raw in &run.mounts {
             let mut expand = |text: &str| self.expand_text(state, text).map(Cow::into_owned);
@@ -39,16 +39,13 @@ impl Lowering<'_> {
             };
             mounts.push(mount);
         }
-        let mut seen = BTreeSet::new();
-        let mut last: Vec<bool> = mounts
-            .iter()
-            .rev()
-            .map(|mount| target_of(mount).is_none_or(|target| seen.insert(target)))
-            .collect();
-        Ok(mounts
-            .into_iter()
-            .filter(|_| last.pop().unwrap_or_default())
-            .collect())
+        if mounts.len() > 1 {
+            let mut seen = BTreeSet::new();
+            let last = |mount| target_of(mount).is_none_or(|target| seen.insert(target));
+            let mut last: Vec<bool> = mounts.iter().rev().map(last).collect();
+            mounts.retain(|_| last.pop().unwrap_or_default());
+        }
+        Ok(mounts)
     }
 
     fn bind(

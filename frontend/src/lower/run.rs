@@ -45,8 +45,7 @@ impl Lowering<'_> {
             env.push(("SSH_AUTH_SOCK".into(), agent.as_str().into()));
         }
         let name = self.run_name(state, instruction, run, &mounts);
-        let (args, command) = (state.declared_args(), argv.join(" "));
-        let created_by = ["RUN ", &args, &command, " # buildkit"].concat();
+        let created_by = state.run_entry(&argv);
         state.used += state.args.len() * ENTRY;
         let hostname = self
             .inputs
@@ -158,16 +157,24 @@ impl State {
         }
     }
 
-    /// `|2 A=1 B=2 `: every declared argument once, with the value that steps see.
-    fn declared_args(&self) -> String {
-        if self.args.is_empty() {
-            return String::new();
-        }
-        let mut shown = format!("|{} ", self.args.len());
-        for (name, value) in &self.args {
+    /// The history entry: `RUN |2 A=1 B=2 make # buildkit`, with every declared argument once, as steps see it.
+    fn run_entry(&self, argv: &[SmolStr]) -> String {
+        let count = match self.args.len() {
+            0 => SmolStr::default(),
+            count => format_smolstr!("|{count} "),
+        };
+        let args = self.args.iter().flat_map(|(name, value)| {
             let value = self.env.get(name).or(value.as_deref()).unwrap_or_default();
-            shown.extend([name, "=", value, " "]);
-        }
-        shown
+            [name, "=", value, " "]
+        });
+        let words = argv.iter().enumerate().flat_map(|(index, word)| {
+            let blank = if index == 0 { "" } else { " " };
+            [blank, word]
+        });
+        let parts = ["RUN ", &count].into_iter().chain(args);
+        let parts = parts.chain(words).chain([" # buildkit"]);
+        let mut entry = String::with_capacity(parts.clone().map(str::len).sum());
+        entry.extend(parts);
+        entry
     }
 }

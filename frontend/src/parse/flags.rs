@@ -13,6 +13,8 @@ use crate::suggest;
 pub(crate) struct Flag<'a> {
     /// `--name` or `--name=value`.
     text: Cow<'a, str>,
+    /// Where the `=` stands in it.
+    equals: Option<usize>,
     span: Span,
     /// Of the value alone.
     value_span: Span,
@@ -21,11 +23,9 @@ pub(crate) struct Flag<'a> {
 impl Flag<'_> {
     /// The name and the value.
     fn parts(&self) -> (&str, Option<&str>) {
-        let text = self.text.strip_prefix("--").unwrap_or(&self.text);
-        match text.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (text, None),
-        }
+        let name = &self.text[..self.equals.unwrap_or(self.text.len())];
+        let value = self.equals.map(|at| &self.text[at + 1..]);
+        (name.strip_prefix("--").unwrap_or(name), value)
     }
 }
 
@@ -42,6 +42,7 @@ pub(crate) fn split(part: Part<'_>, escape: char) -> (Vec<Flag<'_>>, Part<'_>) {
         }
         let value_at = word.text().find('=').map_or(length, |at| at + 1);
         flags.push(Flag {
+            equals: text.find('='),
             text,
             span: word.span(),
             value_span: word.from(value_at).span(),

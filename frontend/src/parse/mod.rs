@@ -188,7 +188,8 @@ impl<'a> Parser<'a> {
     fn new(source: &'a str) -> Self {
         Self {
             lines: Lines::new(source),
-            instructions: Vec::new(),
+            // A guess; of a large text it is not worth its memory.
+            instructions: Vec::with_capacity((source.len() / 64).min(1024)),
             findings: Vec::new(),
             in_stage: false,
         }

@@ -27,21 +27,23 @@ impl<'a> Stages<'a> {
         instructions: &'a [Instruction],
         errors: &mut Vec<Diagnostic>,
     ) -> Stage<'a> {
-        let mut uses = BTreeSet::new();
+        let (mut uses, mut in_platform) = (BTreeSet::new(), BTreeSet::new());
         let mut warnings = Vec::new();
-        let mut expand = |raw: &'f Word| {
-            let expanded = expand::word(&raw.value, self.escape, &|name| self.globals.lookup(name));
+        let mut expand = |raw: &'f Word, used: &mut BTreeSet<SmolStr>| {
+            let expanded = self.globals.expand(&raw.value, self.escape, used);
             let expanded = expanded.map_err(|error| error.diagnostic(raw))?;
             self.warn_of_undeclared(&expanded, span, &mut warnings);
-            uses.extend(expanded.used.iter().map(SmolStr::new));
             Ok::<_, Diagnostic>(expanded)
         };
-        let image = expand(&from.image);
-        let platform = from.platform.as_ref().map(|raw| (raw, expand(raw)));
+        let image = expand(&from.image, &mut uses);
+        let platform = from.platform.as_ref();
+        let platform = platform.map(|raw| (raw, expand(raw, &mut in_platform)));
         let name = from.name.as_ref().map(|name| name.value.to_lowercase());
         if let Some((raw, Ok(platform))) = &platform {
-            self.warn_of_platform(raw, platform, name.as_deref(), span, &mut warnings);
+            let name = name.as_deref().unwrap_or_default();
+            self.warn_of_platform(raw, platform, &in_platform, (name, span), &mut warnings);
         }
+        uses.append(&mut in_platform);
         self.warnings.append(&mut warnings);
 
         let mut keep = |error| errors.push(error);
@@ -165,13 +167,13 @@ impl<'a> Stages<'a> {
         &self,
         raw: &Word,
         expanded: &Expansion<'_>,
-        name: Option<&str>,
-        span: Span,
+        used: &BTreeSet<SmolStr>,
+        (name, span): (&str, Span),
         warnings: &mut Vec<Warning>,
     ) {
         const TARGET: &str = "TARGETPLATFORM";
         let text = &*expanded.text;
-        let only_target = expanded.unset.is_empty() && expanded.used.iter().eq([&TARGET]);
+        let only_target = expanded.unset.is_empty() && used.iter().eq([TARGET]);
         if only_target && self.globals.get(TARGET) == Some(text) {
             let message = format!(
                 "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
@@ -179,11 +181,10 @@ impl<'a> Stages<'a> {
             );
             warnings.push(Warning::new(Rule::RedundantTargetPlatform, span, message));
         }
-        let constant = expanded.unset.is_empty() && expanded.used.is_empty();
+        let constant = expanded.unset.is_empty() && used.is_empty();
         let Ok(platform) = Platform::parse(text, &self.inputs.build_platform) else {
             return;
         };
-        let name = name.unwrap_or_default();
         if constant && !name.contains(&*platform.os) && !name.contains(&*platform.architecture) {
             let message = format!("FROM --platform flag should not use constant value {text:?}");
             warnings.push(Warning::new(

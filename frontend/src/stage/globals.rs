@@ -7,7 +7,6 @@ use smol_str::{SmolStr, StrExt as _, format_smolstr};
 use crate::ast::{Instruction, Kind};
 use crate::diag::Diagnostic;
 use crate::env::Env;
-use crate::expand;
 use crate::plan::Inputs;
 
 pub(super) fn target_name(chunks: &[&[Instruction]], inputs: &Inputs) -> SmolStr {
@@ -49,18 +48,13 @@ pub(super) fn globals<'a>(
             let mut uses = BTreeSet::new();
             let value = match (build_args.get(name.as_str()), &arg.default) {
                 (Some(given), _) => Some(SmolStr::new(given)),
-                (None, Some(default)) => {
-                    match expand::word(&default.value, escape, &|name| env.lookup(name)) {
-                        Ok(expanded) => {
-                            uses.extend(expanded.used.into_iter().map(SmolStr::new));
-                            Some(expanded.text.into())
-                        }
-                        Err(error) => {
-                            errors.push(error.diagnostic(default));
-                            None
-                        }
+                (None, Some(default)) => match env.expand(&default.value, escape, &mut uses) {
+                    Ok(expanded) => Some(expanded.text.into()),
+                    Err(error) => {
+                        errors.push(error.diagnostic(default));
+                        None
                     }
-                }
+                },
                 (None, None) => None,
             };
             if let Some(value) = &value {
