@@ -109,22 +109,22 @@ impl<'a> Flags<'a> {
         Ok(Self(flags))
     }
 
-    fn named(&self, name: &str) -> impl Iterator<Item = Spanned<&'a str>> {
+    fn named(&self, name: &str) -> impl Iterator<Item = Word> {
         self.0.iter().filter_map(move |flag| {
             let (other, value) = flag.parts();
-            let value = Spanned::new(value.unwrap_or("true"), flag.value_span);
-            Some(value).filter(|_| other == name)
+            let value = || Spanned::new(value.unwrap_or("true").into(), flag.value_span);
+            (other == name).then(value)
         })
     }
 
     /// All values of a list flag.
     pub(crate) fn list(&self, name: &str) -> Vec<Word> {
-        self.named(name).map(owned).collect()
+        self.named(name).collect()
     }
 
     /// The value of a text flag, which may be empty.
     pub(crate) fn given(&self, name: &str) -> Option<Word> {
-        self.named(name).next().map(owned)
+        self.named(name).next()
     }
 
     /// The value of a text flag; an empty one counts as not given.
@@ -137,10 +137,6 @@ impl<'a> Flags<'a> {
         let flag = self.named(name).next()?;
         Some(flag.value.eq_ignore_ascii_case("true"))
     }
-}
-
-fn owned(value: Spanned<&str>) -> Word {
-    Spanned::new(value.value.into(), value.span)
 }
 
 fn available(typed: &str, known: &[(&str, Takes)]) -> String {
