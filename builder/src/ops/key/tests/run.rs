@@ -33,7 +33,7 @@ fn fields_of_run() {
             "argv, cut elsewhere",
             Another,
             with(&op, |op| {
-                op.argv = vec!["/bin/sh -c".into(), "make all".into()]
+                op.argv = vec!["/bin/sh -c".into(), "make all".into()];
             }),
         ),
         (
