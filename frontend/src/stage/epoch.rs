@@ -4,15 +4,17 @@
 //! elsewhere. Those stand for the time of that source, which only the builder can find out: it asks [`epoch`] first, and
 //! gives [`Inputs`] the answer before anything is lowered.
 
+use smol_str::format_smolstr;
+
 use super::globals::{globals, platform_args, target_name};
 use super::{SCRATCH, context_of, is_from};
-use crate::ast::{ArgDefault, Copy, Dockerfile, From, Instruction, Kind, Source};
+use crate::ast::{ArgDefault, Copy, Dockerfile, From, Instruction, Kind, Source, Word};
 use crate::diag::{Code, Diagnostic};
 use crate::env::Env;
 use crate::expand;
 use crate::git::GitUrl;
 use crate::plan::{Git, Http, Inputs, NamedContext};
-use crate::span::{Span, Spanned};
+use crate::span::Span;
 
 /// The build argument.
 const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -54,7 +56,7 @@ impl Inputs {
         let Some(epoch) = self.epoch else { return };
         match epoch {
             Some(seconds) if globals.get(SOURCE_DATE_EPOCH).is_some() => {
-                globals.set(SOURCE_DATE_EPOCH, &seconds.to_string());
+                globals.set(SOURCE_DATE_EPOCH.into(), format_smolstr!("{seconds}"));
             }
             None if globals.get(SOURCE_DATE_EPOCH) != Some("") => globals.unset(SOURCE_DATE_EPOCH),
             _ => {}
@@ -183,12 +185,12 @@ impl SourceStage<'_> {
 
     fn declare(&mut self, arg: &ArgDefault) -> Result<(), Diagnostic> {
         let name = &arg.name.value;
-        let value = match (self.inputs.build_args.get(name), &arg.default) {
+        let value = match (self.inputs.build_args.get(name.as_str()), &arg.default) {
             (Some(given), _) => given.clone(),
             (None, Some(default)) => self.expand(default)?,
             (None, None) => return Ok(()),
         };
-        self.env.set(name, &value);
+        self.env.set(name.clone(), value.into());
         Ok(())
     }
 
@@ -222,7 +224,7 @@ impl SourceStage<'_> {
         Err(self.error("source must be a single HTTP(S) or Git ADD"))
     }
 
-    fn expand(&self, raw: &Spanned<String>) -> Result<String, Diagnostic> {
+    fn expand(&self, raw: &Word) -> Result<String, Diagnostic> {
         let expanded = expand::word(&raw.value, self.escape, &|name| self.env.lookup(name));
         let expanded = expanded.map_err(|error| error.diagnostic(raw))?;
         Ok(expanded.text.into_owned())
