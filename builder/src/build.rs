@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
 use anyhow::{Result, anyhow};
-use lapstrake_cache::{Key, Store};
+use lapstrake_cache::Store;
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
 use lapstrake_frontend::image::Platform;
@@ -26,7 +26,7 @@ use crate::context::LocalContext;
 use crate::engine::{self, Executor, Graph, index, merge};
 use crate::epoch;
 use crate::events::Events;
-use crate::explain::{self, Notes};
+use crate::explain::{self, Asked, Notes};
 use crate::forced::{self, Forced};
 use crate::fs::{Chain, Fs};
 use crate::ops::{Ops, Settings};
@@ -57,7 +57,7 @@ pub(crate) struct Request {
     pub(crate) outputs: Vec<Output>,
     pub(crate) travel: Travel,
     /// Names what is built, to compare this build with the one before.
-    pub(crate) project: Key,
+    pub(crate) asked: Asked,
     /// Shown the findings of the build checks.
     pub(crate) warn: Box<dyn Fn(&Warning) + Send + Sync>,
 }
@@ -156,7 +156,7 @@ async fn attempt(
         forced,
         outputs,
         travel,
-        project,
+        asked,
         warn,
     } = request;
     let checks = inputs.first().and_then(check_override).map(str::to_owned);
@@ -239,7 +239,7 @@ async fn attempt(
         let _ = sender.send(work(graph, &working, &finishing));
     });
     let built = built.await;
-    *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &project).await;
+    *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &asked).await;
     built.map_err(|_| anyhow!("the engine ended: internal error"))?
 }
 
@@ -279,7 +279,7 @@ async fn explained(
     nodes: &[Node],
     notes: &Notes,
     resolver: &Resolver,
-    project: &Key,
+    asked: &Asked,
 ) -> Vec<explain::Step> {
     let mut images = HashMap::new();
     for (at, node) in nodes.iter().enumerate() {
@@ -290,11 +290,12 @@ async fn explained(
         }
     }
     let build = explain::Build {
+        asked,
         nodes,
         notes,
         images,
     };
-    build.explain(store, project).unwrap_or_default()
+    build.explain(store).unwrap_or_default()
 }
 
 async fn plan_all(

@@ -21,7 +21,7 @@ use crate::build::{BuildError, Built, Ended, Request, Site, Travel, build};
 use crate::cli::{BuildOptions, Isolation, ProgressMode};
 use crate::config::Gc;
 use crate::events::Events;
-use crate::explain::{self, Step};
+use crate::explain::{self, Asked, Step};
 use crate::forced::Forced;
 use crate::ops::GitAccess;
 use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings, text};
@@ -310,7 +310,15 @@ fn request(
         },
         outputs: output::outputs(options)?,
         travel,
-        project,
+        asked: Asked {
+            project,
+            target: options.target.clone().unwrap_or_default(),
+            platform: match options.platforms.as_slice() {
+                [] => crate::build::local_platform().to_string(),
+                [platform] => platform.to_string(),
+                _ => String::new(),
+            },
+        },
         warn: Box::new(|_| ()),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use lapstrake_cache::{Part, Store};
+use lapstrake_cache::{Content, Part, Store};
 use lapstrake_frontend::plan::{Node, OpId};
 
 use super::listing::{self, Difference};
@@ -16,7 +16,8 @@ const NAMED: usize = 8;
 type Test = dyn Fn(&Step, &Step) -> bool;
 
 /// Finds for each new step the one of the last time that it is compared with: first those with the same definition,
-/// then with the same text, then those of the same kind, at the same place if possible. Each old step serves once.
+/// then with the same text, then those of the same kind, at the same place if possible. Those of a build of the same target
+/// and platform come before all others. Each old step serves once.
 pub(super) fn pair(known: &[&Step], steps: &[Step]) -> Vec<Option<usize>> {
     let mut pairs = vec![None; steps.len()];
     let mut taken = vec![false; known.len()];
@@ -26,13 +27,17 @@ pub(super) fn pair(known: &[&Step], steps: &[Step]) -> Vec<Option<usize>> {
         &|old, new| old.kind() == new.kind() && old.place == new.place,
         &|old, new| old.kind() == new.kind(),
     ];
-    for test in tests {
+    let of_same_build = tests.iter().map(|test| (true, *test));
+    for (same_build, test) in of_same_build.chain(tests.iter().map(|test| (false, *test))) {
         for (at, new) in steps.iter().enumerate() {
             if pairs[at].is_some() {
                 continue;
             }
-            let fits =
-                |old: usize| !taken[old] && known[old].stage == new.stage && test(known[old], new);
+            let fits = |old: usize| {
+                let (is_taken, old) = (taken[old], known[old]);
+                let fits_build = !same_build || old.build == new.build;
+                !is_taken && fits_build && old.stage == new.stage && test(old, new)
+            };
             if let Some(old) = (0..known.len()).find(|old| fits(*old)) {
                 taken[old] = true;
                 pairs[at] = Some(old);
@@ -105,6 +110,7 @@ impl Context<'_> {
                 "selection" => self.files(at, old, new),
                 "argv" => "the command changed".to_owned(),
                 "sources" | "inline" | "text" => "its sources changed".to_owned(),
+                _ if mounted(name, new).is_some() => self.mounted_files(name, old, new),
                 _ => change(name, &before, &after),
             };
             if !reasons.contains(&reason) {
@@ -136,15 +142,33 @@ impl Context<'_> {
 
     fn files(&self, at: usize, old: &Step, new: &Step) -> String {
         let what = patterns(&self.nodes[index(self.places[at])].op).join(" ");
-        let listing = |step: &Step| {
-            let selection = step.selection?;
-            listing::load(self.store, &selection).ok()?
-        };
-        match (listing(old), listing(new)) {
-            (Some(old), Some(new)) => describe(&listing::compare(&old, &new)),
-            _ => format!("what {what} selects changed"),
+        match self.differences(old.selection, new.selection) {
+            Some(differences) => describe(&differences),
+            None => format!("what {what} selects changed"),
         }
     }
+
+    fn mounted_files(&self, name: &str, old: &Step, new: &Step) -> String {
+        let content = |step| mounted(name, step).map(|(_, content)| *content);
+        let differences = self.differences(content(old), content(new));
+        let target = mounted(name, new).map_or("", |(target, _)| target);
+        match differences.filter(|differences| !differences.is_empty()) {
+            Some(differences) => format!("bind mount {target}: {}", describe(&differences)),
+            None => format!("bind mount {target}: what it reads changed"),
+        }
+    }
+
+    /// `None` where there are no lists to compare.
+    fn differences(&self, old: Option<Content>, new: Option<Content>) -> Option<Vec<Difference>> {
+        let listing = |content| listing::load(self.store, &content).ok()?;
+        Some(listing::compare(&listing(old?)?, &listing(new?)?))
+    }
+}
+
+/// What the bind mount reads whose content the part `name` is, and the mount's target.
+fn mounted<'a>(name: &str, step: &'a Step) -> Option<&'a (String, Content)> {
+    let target = name.strip_prefix("mount ")?.strip_suffix(" content")?;
+    step.mounts.iter().find(|(mount, _)| mount == target)
 }
 
 /// `2 files changed: src/a.py (content), src/b.py (new)`.

@@ -23,7 +23,7 @@ pub(crate) use project::{last, project};
 /// More steps of a project are not remembered.
 const MOST: usize = 2000;
 
-/// Of so many earlier selections of a copy the lists are kept.
+/// Of so many earlier selections of a copy or a mount the lists are kept.
 const LISTS: usize = 3;
 
 /// What became of a step.
@@ -43,8 +43,10 @@ pub(crate) enum Outcome {
 pub(crate) struct Step {
     /// `[build 2/4] RUN make`.
     pub(crate) name: String,
-    /// The stage, and the platform where there are several.
     pub(crate) stage: String,
+    /// The target of the build and the platform: with the last build of the same it is compared first.
+    #[serde(default)]
+    pub(crate) build: String,
     /// Its place in the stage.
     pub(crate) place: usize,
     /// `None` if the build ended before.
@@ -55,7 +57,10 @@ pub(crate) struct Step {
     pub(crate) definition: Option<Key>,
     /// What a copy selected.
     pub(crate) selection: Option<Content>,
-    /// What it selected before that, latest first.
+    /// The targets of the bind mounts of a command, and what they read.
+    #[serde(default)]
+    pub(crate) mounts: Vec<(String, Content)>,
+    /// What it selected and read before that, latest first.
     #[serde(default)]
     pub(crate) selections: Vec<Content>,
     /// What the key was made of.
@@ -77,6 +82,12 @@ impl Step {
         matches!(self.outcome, Some(Outcome::Miss | Outcome::Same))
     }
 
+    /// What there may be lists of.
+    fn listed(&self) -> impl Iterator<Item = Content> + '_ {
+        let mounts = self.mounts.iter().map(|(_, content)| *content);
+        self.selection.into_iter().chain(mounts)
+    }
+
     /// `RUN`.
     fn kind(&self) -> &str {
         self.instruction().split(' ').next().unwrap_or_default()
@@ -89,6 +100,7 @@ pub(crate) struct Note {
     pub(crate) key: Key,
     pub(crate) definition: Key,
     pub(crate) selection: Option<Content>,
+    pub(crate) mounts: Vec<(String, Content)>,
     pub(crate) parts: Vec<Part>,
     pub(crate) outcome: Option<Outcome>,
     /// Whether a result was there but too old.
@@ -101,6 +113,7 @@ impl Note {
             key,
             definition,
             selection: None,
+            mounts: Vec::new(),
             parts,
             outcome: None,
             expired: false,
@@ -137,8 +150,18 @@ impl Notes {
     }
 }
 
+/// What is built, as far as builds of it are compared.
+pub(crate) struct Asked {
+    pub(crate) project: Key,
+    /// The stage that was asked for; empty for the last one.
+    pub(crate) target: String,
+    /// The platform, if there is one.
+    pub(crate) platform: String,
+}
+
 /// What ends a build's notes.
 pub(crate) struct Build<'a> {
+    pub(crate) asked: &'a Asked,
     pub(crate) nodes: &'a [Node],
     pub(crate) notes: &'a Notes,
     /// The digests of the images that were used.
@@ -146,8 +169,10 @@ pub(crate) struct Build<'a> {
 }
 
 impl Build<'_> {
-    /// Compares this build with the last one of the same project, and remembers it instead.
-    pub(crate) fn explain(&self, store: &Store, project: &Key) -> Result<Vec<Step>> {
+    /// Compares this build with the last one of the same project, if possible of the same target and platform, and
+    /// remembers it instead.
+    pub(crate) fn explain(&self, store: &Store) -> Result<Vec<Step>> {
+        let project = &self.asked.project;
         let earlier = project::load(store, project)?;
         let (places, mut steps) = self.steps();
         let known: Vec<&Step> = earlier.all().collect();
@@ -169,11 +194,12 @@ impl Build<'_> {
                 forget_old_lists(store, old, &mut steps[at])?;
             }
         }
-        let taken: Vec<bool> = (0..known.len())
-            .map(|at| pairs.contains(&Some(at)))
-            .collect();
-        let others = known.iter().zip(taken).filter(|(_, taken)| !taken);
-        let others: Vec<Step> = others.map(|(step, _)| (*step).clone()).collect();
+        let is_replaced = |old: usize| {
+            let new = pairs.iter().position(|pair| *pair == Some(old));
+            new.is_some_and(|new| steps[new].build == known[old].build)
+        };
+        let others = (0..known.len()).filter(|old| !is_replaced(*old));
+        let others: Vec<Step> = others.map(|old| known[old].clone()).collect();
         project::save(store, project, &steps, others)?;
         Ok(steps)
     }
@@ -187,7 +213,7 @@ impl Build<'_> {
     /// The steps, and which node each stands for.
     fn steps(&self) -> (Vec<OpId>, Vec<Step>) {
         let notes = self.notes.lock();
-        let mut counts: HashMap<String, usize> = HashMap::new();
+        let mut counts: HashMap<(String, String), usize> = HashMap::new();
         let (mut places, mut steps) = (Vec::new(), Vec::new());
         for (at, node) in self.nodes.iter().enumerate() {
             let id = OpId(u32::try_from(at).unwrap_or(u32::MAX));
@@ -195,18 +221,25 @@ impl Build<'_> {
                 continue;
             };
             parts.truncate(MOST);
-            let stage = stage_of(node);
-            let place = counts.entry(stage.clone()).or_default();
+            let build = format!(
+                "{} {}",
+                self.asked.target,
+                platform_of(node).unwrap_or(&self.asked.platform)
+            );
+            let stage = node.stage.to_string();
+            let place = counts.entry((stage.clone(), build.clone())).or_default();
             *place += 1;
             places.push(id);
             steps.push(Step {
                 name: node.name.clone(),
                 stage,
+                build,
                 place: *place,
                 outcome: note.and_then(|note| note.outcome),
                 key: note.map(|note| note.key),
                 definition: note.map(|note| note.definition),
                 selection: note.and_then(|note| note.selection),
+                mounts: note.map(|note| note.mounts.clone()).unwrap_or_default(),
                 selections: Vec::new(),
                 parts,
                 reasons: Vec::new(),
@@ -241,32 +274,24 @@ impl Build<'_> {
     }
 }
 
-/// Keeps the lists of what a copy selected lately, and removes those from long ago.
+/// Keeps the lists of what a step selected or read lately, and removes those from long ago.
 fn forget_old_lists(store: &Store, old: &Step, new: &mut Step) -> Result<()> {
-    let before = old.selection.iter().chain(&old.selections);
-    let mut before: Vec<Content> = before.copied().collect();
-    before.retain(|selection| Some(*selection) != new.selection);
-    for forgotten in before.drain(LISTS.min(before.len())..) {
+    let before = old.listed().chain(old.selections.iter().copied());
+    let mut before: Vec<Content> = before.collect();
+    before.retain(|content| !new.listed().any(|new| new == *content));
+    let kept = LISTS * new.listed().count().max(1);
+    for forgotten in before.drain(kept.min(before.len())..) {
         listing::remove(store, &forgotten)?;
     }
     new.selections = before;
     Ok(())
 }
 
-/// The stage with the platform, which the name of a step carries where there are several.
-fn stage_of(node: &Node) -> String {
-    let bracket = node.name.split_once(']').map_or("", |(head, _)| head);
-    match bracket
-        .strip_prefix('[')
-        .and_then(|head| head.split_once(' '))
-    {
-        Some((platform, _))
-            if platform.contains('/') && !platform.starts_with(char::is_numeric) =>
-        {
-            format!("{platform} {}", node.stage)
-        }
-        _ => node.stage.to_string(),
-    }
+/// The platform, which the name of a step carries where there are several.
+fn platform_of(node: &Node) -> Option<&str> {
+    let (head, _) = node.name.strip_prefix('[')?.split_once(']')?;
+    let (platform, _) = head.split_once(' ')?;
+    (platform.contains('/') && !platform.starts_with(char::is_numeric)).then_some(platform)
 }
 
 /// The op that a step stands on.

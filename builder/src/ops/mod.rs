@@ -337,6 +337,7 @@ impl Ops {
         // Both in the order of the mounts, which is the order in which key and step take them.
         let mut sources = Vec::new();
         let mut contents = Vec::new();
+        let (mut read, mut found) = (Vec::new(), Vec::new());
         let mut claimed = false;
         for mount in &op.mounts {
             let (Mount::Bind { from, source, .. }
@@ -348,10 +349,14 @@ impl Ops {
             else {
                 continue;
             };
-            let (source, known) = copy::mount_source(self, task, *from, source)?;
-            sources.push(source);
-            contents.push(known.content);
-            claimed |= known.claimed;
+            let mounted = copy::mount_source(self, task, *from, source)?;
+            if let Mount::Bind { target, .. } = mount {
+                read.push((target.clone(), mounted.known.content));
+            }
+            sources.push(mounted.source);
+            found.push((mounted.known.content, mounted.found));
+            contents.push(mounted.known.content);
+            claimed |= mounted.known.claimed;
         }
         let nothing = (NOTHING, vec![NOTHING; contents.len()]);
         let reads = (base.content(), contents);
@@ -359,7 +364,11 @@ impl Ops {
             key::owners(encoder, self.settings.owners);
             key::run(encoder, op, &self.settings.visible, *base, contents);
         });
-        let job = Job::Run(base.clone(), run::RunJob { sources });
+        let note = Note {
+            mounts: read,
+            ..note
+        };
+        let job = Job::Run(base.clone(), run::RunJob { sources, found });
         let ready = self.ready(task, note, base, job);
         Ok(Prepared::Layer { ready, claimed })
     }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use lapstrake_cache::{CacheMount, Layer, Scratch};
+use lapstrake_cache::{CacheMount, Content, Layer, Scratch};
 use lapstrake_frontend::plan::{self, Mount as PlanMount, Run, Sharing};
 use lapstrake_runtime::{Access, Exit, Mount, MountKind, Process, Root, RunSpec, Security};
 
 use super::agent::Agent;
-use super::copy::MountSource;
+use super::copy::{Found, MountSource};
 use super::{Ops, key_of};
 use crate::build::local_platform;
 use crate::engine::Task;
@@ -23,6 +23,8 @@ const NOT_EXECUTABLE: i32 = 126;
 /// The trees that mounts of the step read, in the order of those mounts.
 pub(crate) struct RunJob {
     pub(crate) sources: Vec<MountSource>,
+    /// What was found out about each of them, by the digest of what it selects.
+    pub(crate) found: Vec<(Content, Found)>,
 }
 
 /// What must live as long as the step runs.
@@ -35,6 +37,9 @@ struct Held {
 
 /// Runs the step on its base and commits what it changed.
 pub(super) fn run(ops: &Ops, task: &Task, run: &Run, base: &Chain, job: &RunJob) -> Result<Layer> {
+    for (content, found) in &job.found {
+        found.list(ops, content)?;
+    }
     let lowers = ops.materialise(task, base)?;
     let active = ops.store.snapshot(&lowers)?;
     let mut mounter = Mounter {

@@ -160,3 +160,89 @@ fn forced_and_failed_steps_say_so() {
         .collect();
     assert_eq!(steps[1]["outcome"], "hit");
 }
+
+#[test]
+fn files_that_mounts_read_are_named() {
+    let space = TestSpace::with(
+        "FROM busybox AS build\nCOPY in /in\nRUN mkdir /out && cat /in > /out/a && touch /out/b\n\
+         FROM busybox\n\
+         RUN --mount=type=bind,source=src,target=/s --mount=type=bind,from=build,source=/out,target=/o cat /s/* /o/a > /r\n\
+         RUN --mount=type=bind,target=/all --mount=type=bind,from=build,target=/whole ls -R /all /whole/in > /r; cat /all/src/* /whole/in > /r\n",
+    );
+    let told = |space: &TestSpace| {
+        let mut told = explained(space, &["."]);
+        told.retain(|line| line.contains("RUN --mount"));
+        told.into_iter()
+            .map(|line| line.split_once(": ").map(|(_, why)| why.to_owned()))
+            .collect::<Vec<_>>()
+    };
+    space.write("src/a.c", "1");
+    space.write("in", "1");
+    told(&space);
+    assert_eq!(told(&space), [None, None]);
+    space.write("src/a.c", "2");
+    let [first, second] = told(&space).try_into().unwrap();
+    assert_eq!(
+        first.unwrap(),
+        "bind mount /s: 1 file changed: src/a.c (content)"
+    );
+    assert!(
+        second
+            .unwrap()
+            .contains("bind mount /all: 1 file changed: src/a.c (content)")
+    );
+    space.write("in", "2");
+    space.write("src/b.c", "");
+    let [first, second] = told(&space).try_into().unwrap();
+    assert_eq!(
+        first.unwrap(),
+        "bind mount /s: 1 file changed: src/b.c (new); bind mount /o: 1 file changed: out/a (content)"
+    );
+    let second = second.unwrap();
+    assert!(second.contains("bind mount /all: 2 files changed: in (content), src/b.c (new)"));
+    assert!(second.contains("bind mount /whole: what it reads changed"));
+}
+
+#[test]
+fn builds_of_a_target_are_compared_with_each_other() {
+    let dockerfile = |more: &str| {
+        format!("FROM busybox AS one\nARG MODE=x\n{more}RUN true\nFROM one AS two\nRUN true 2\n")
+    };
+    let space = TestSpace::with(&dockerfile(""));
+    let one = ["--target=one", "."];
+    let two = ["--target=two", "--build-arg=MODE=y", "."];
+    space.build(&one);
+    space.build(&two);
+    space.write("Dockerfile", dockerfile("USER 1\n"));
+    for arguments in [&one[..], &two[..]] {
+        let told = explained(&space, arguments).swap_remove(0);
+        assert!(
+            told.starts_with("miss RUN true: user ") && !told.contains("env"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn builds_for_a_platform_are_compared_with_each_other() {
+    let space = TestSpace::with("FROM two\nCOPY src /src\n");
+    let why = |platform: &str| explained(&space, &["--platform", platform, "."]).swap_remove(0);
+    space.write("src/a", "");
+    why("linux/amd64");
+    space.write("src/b", "");
+    why("linux/arm64");
+    space.write("src/c", "");
+    assert_eq!(
+        why("linux/amd64"),
+        "miss COPY src /src: 2 files changed: src/b (new), src/c (new)"
+    );
+    space.write("src/d", "");
+    // In a build for both each is compared with its own.
+    assert_eq!(
+        explained(&space, &["--platform=linux/amd64,linux/arm64", "."]),
+        [
+            "miss COPY src /src: 1 file changed: src/d (new)",
+            "miss COPY src /src: 2 files changed: src/c (new), src/d (new)"
+        ]
+    );
+}

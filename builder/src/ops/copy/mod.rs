@@ -2,6 +2,7 @@
 
 pub(crate) mod canvas;
 mod earlier;
+mod mounted;
 mod parents;
 mod place;
 mod select;
@@ -9,7 +10,6 @@ pub(crate) mod tree;
 pub(crate) mod unpack;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use lapstrake_cache::{Content, Encoder, Key, Layer, Time};
@@ -19,6 +19,7 @@ use lapstrake_frontend::plan::{Chmod, Copy, CopySource, OpId};
 
 use self::canvas::Canvas;
 use self::earlier::Earlier;
+pub(crate) use self::mounted::{Found, MountSource, mount_source};
 use self::place::{Metadata, ModeChange};
 use self::select::{How, Item, Pattern};
 use self::tree::Tree;
@@ -28,7 +29,6 @@ use crate::engine::{Prepared, Task};
 use crate::explain::Note;
 use crate::explain::listing::{self, Listing};
 use crate::fs::{Built, Chain, ChainLayer, Fs};
-use crate::paths::clean;
 
 /// A copy whose key is known.
 pub(crate) struct CopyJob {
@@ -59,18 +59,6 @@ impl Known {
             claimed: false,
         }
     }
-}
-
-/// A tree that a RUN mount reads.
-pub(crate) enum MountSource {
-    /// Layers.
-    Chain(Chain),
-    /// A part of a local context: becomes a layer when the step must run.
-    Context {
-        context: Arc<LocalContext>,
-        path: String,
-        content: Content,
-    },
 }
 
 /// Computes the key of a copy: the digest of what its sources select is in it, the rest of their trees is not.
@@ -247,10 +235,14 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
 /// was remembered: then the list was made with it.
 fn list(ops: &Ops, job: &CopyJob) -> Result<()> {
     let selected: Option<Vec<&Selected>> = job.selected.iter().map(Option::as_ref).collect();
-    let Some(selected) = selected.filter(|selected| !selected.is_empty()) else {
-        return Ok(());
-    };
-    if listing::is_known(&ops.store, &job.selection)? {
+    match selected.filter(|selected| !selected.is_empty()) {
+        Some(selected) => list_all(ops, &job.selection, &selected),
+        None => Ok(()),
+    }
+}
+
+fn list_all(ops: &Ops, selection: &Content, selected: &[&Selected]) -> Result<()> {
+    if listing::is_known(&ops.store, selection)? {
         return Ok(());
     }
     let mut listing = Listing::new();
@@ -259,7 +251,7 @@ fn list(ops: &Ops, job: &CopyJob) -> Result<()> {
             select::list(tree, item, &mut listing);
         }
     }
-    listing::save(&ops.store, &job.selection, &listing)
+    listing::save(&ops.store, selection, &listing)
 }
 
 /// Names the copy for [`earlier`], if it copies from a local context.
@@ -324,56 +316,12 @@ fn metadata(op: &Copy, view: Option<&std::os::fd::OwnedFd>) -> Result<Metadata> 
     })
 }
 
-/// What a RUN mount of `path` of the op `from` reads, and the digest of just that.
-pub(super) fn mount_source(
-    ops: &Ops,
-    task: &Task,
-    from: OpId,
-    path: &str,
-) -> Result<(MountSource, Known)> {
-    let fs = task.input(from)?;
-    if let (Fs::Layers(chain), true) = (fs, clean(Path::new(path)).as_os_str().is_empty()) {
-        return Ok((
-            MountSource::Chain(chain.clone()),
-            Known::proved(chain.content()),
-        ));
-    }
-    let pattern = literal(path);
-    let (known, _) = digest_source(ops, task, from, &pattern)?;
-    let source = match fs {
-        Fs::Layers(chain) => MountSource::Chain(chain.clone()),
-        Fs::Local(context) => MountSource::Context {
-            context: Arc::clone(context),
-            path: path.to_owned(),
-            content: known.content,
-        },
-    };
-    Ok((source, known))
-}
-
 /// Only used for paths of mounts, in which nothing is a wildcard.
 fn literal(path: &str) -> Pattern<'_> {
     Pattern {
         text: path,
         how: How::Literal,
         excludes: None,
-    }
-}
-
-impl MountSource {
-    /// The layer directories to mount, lowest first.
-    pub(super) fn lowers(&self, ops: &Ops, task: &Task) -> Result<Vec<PathBuf>> {
-        match self {
-            Self::Chain(chain) => ops.materialise(task, chain),
-            Self::Context {
-                context,
-                path,
-                content,
-            } => {
-                let layer = context_layer(ops, context, path, content)?;
-                Ok(vec![ops.store.layer_dir(&layer.diff_id)])
-            }
-        }
     }
 }
 
