@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::glob::{self, BadPattern, Machine, Token};
+use crate::glob::{self, BadPattern, Class, Machine, Token};
 use crate::paths;
 
 /// A compiled list of patterns. Paths are relative to the root, with `/` between their parts.
@@ -300,13 +300,13 @@ fn tokens(text: &str) -> Result<Vec<Token>, BadPattern> {
                 }
                 if rest.as_str().is_empty() {
                     tokens.push(Token::Everything);
-                } else {
+                } else if !tokens.ends_with(&[Token::InDirs]) {
                     tokens.extend([Token::Dirs, Token::InDirs]);
                 }
             }
             '*' => tokens.push(Token::Star),
             '?' => tokens.push(Token::Any),
-            '[' => tokens.push(ordered(glob::class(&mut rest)?)?),
+            '[' => tokens.push(Token::Class(ordered(glob::class(&mut rest)?)?)),
             '\\' => tokens.push(Token::Char(rest.next().ok_or(BadPattern)?)),
             c => tokens.push(Token::Char(c)),
         }
@@ -315,12 +315,10 @@ fn tokens(text: &str) -> Result<Vec<Token>, BadPattern> {
 }
 
 /// Refuses `[z-a]`, which Docker takes for an error here, though not in `COPY`.
-fn ordered(class: Token) -> Result<Token, BadPattern> {
-    match &class {
-        Token::Class { ranges, .. } if ranges.iter().any(|(low, high)| low > high) => {
-            Err(BadPattern)
-        }
-        _ => Ok(class),
+fn ordered(class: Class) -> Result<Class, BadPattern> {
+    match class.ranges.iter().any(|(low, high)| low > high) {
+        true => Err(BadPattern),
+        false => Ok(class),
     }
 }
 
