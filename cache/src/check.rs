@@ -18,8 +18,8 @@ use crate::layer::diff::{Against, Diff};
 use crate::layer::stream::{self, Want};
 use crate::snapshot;
 use crate::stat_index;
-use crate::store::{BLOBS, KEYS, LAYERS, REFS, STATS, c_string};
-use crate::{Content, DiffId, Digest, Result, Store, blob, boot, dir, remove};
+use crate::store::{BLOBS, KEYS, LAYERS, MOUNTS, REFS, STATS, c_string};
+use crate::{Content, DiffId, Digest, Result, Store, blob, boot, dir, mounts, remove};
 
 /// Whether damage is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub struct Damage {
 }
 
 impl Store {
-    /// Checks all but layers of other programs and cache mounts. Safe while builds run, which fail at worst if what they
-    /// use is damaged and removed.
+    /// Checks all but layers of other programs and what cache mounts hold. Safe while builds run, which fail at worst if
+    /// what they use is damaged and removed.
     pub fn check(&self, repair: Repair) -> Result<Vec<Damage>> {
         let check = Check {
             store: self,
@@ -65,6 +65,15 @@ impl Store {
             check.folder(&folder, "is not the blob of this digest", &|_, path| {
                 blob::is_whole(path)
             })?;
+        }
+        check.folder(MOUNTS, "is not a cache mount", &|name, path| {
+            from_hex(name).is_some() && is_directory(path)
+        })?;
+        let mounts = self.root().join(MOUNTS);
+        for mount in std::fs::read_dir(&mounts).at("list", &mounts)? {
+            let mount = mount.at("list", &mounts)?.file_name();
+            let folder = format!("{MOUNTS}/{}", mount.display());
+            check.folder(&folder, "is not of a cache mount", &mounts::is_known)?;
         }
         let mut found = check
             .found
@@ -95,10 +104,24 @@ impl Store {
     }
 }
 
+fn is_directory(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|found| found.is_dir())
+}
+
 fn content_of(tree: &Path) -> Result<Content> {
     let root = dir::open(tree).at("open", tree)?;
     let diff = Diff::new(tree, Against::Nothing)?;
     Ok(stream::run(diff, tree, &root, Want::Digests, &mut std::io::sink())?.content)
+}
+
+fn is_absent(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory) || is_link(error)
+}
+
+/// Where a folder should be and a link is.
+fn is_link(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 struct Check<'a> {
@@ -117,7 +140,7 @@ impl Check<'_> {
     ) -> Result<()> {
         let path = self.store.root().join(folder);
         let fd = match dir::open_child(self.store.dir(), &c_string(folder)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if is_absent(&error) => return Ok(()),
             opened => opened.at("open", &path)?,
         };
         let names = dir::names(fd.as_fd()).at("list", &path)?;

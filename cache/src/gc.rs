@@ -24,7 +24,7 @@ use crate::lease::Leased;
 use crate::session::lock_named;
 use crate::store::{KEYS, LAYERS, LOCKS, MOUNTS, STATS, exclusive};
 use crate::usage::Usage;
-use crate::{DiffId, Digest, Error, Key, Result, Store, Time, dir, mounts, remove};
+use crate::{DiffId, Digest, Error, Key, Repair, Result, Store, Time, dir, mounts, remove};
 
 /// So many things are moved away while builds wait, at first.
 const BATCH: usize = 64;
@@ -137,7 +137,7 @@ impl Store {
     ) -> Result<Vec<Item>> {
         let deadline = max_time.map(|time| Instant::now() + time);
         self.sweep()?;
-        self.clear_locks()?;
+        self.abandoned_locks(Repair::Yes)?;
         let mut roots = Roots::default();
         roots.update(self, reach)?;
         let chosen = choose(&self.usage_until(deadline)?, &roots.reached);
@@ -187,17 +187,22 @@ impl Store {
         }
     }
 
-    /// Removes the lock files of keys that nobody works on.
-    fn clear_locks(&self) -> Result<()> {
+    /// How many lock files of keys there are that nobody works on: processes that were killed leave them. They may be
+    /// removed.
+    pub fn abandoned_locks(&self, repair: Repair) -> Result<usize> {
         let path = self.root().join(LOCKS);
         let dir = dir::open(&path).at("open", &path)?;
+        let mut count = 0;
         for name in dir::names(dir.as_fd()).at("list", &path)? {
             if let Some(_lock) = lock_named(dir.as_fd(), &name) {
-                // Held while it is removed, as its last owner would have done.
-                let _ = unlinkat(&dir, &name, AtFlags::empty());
+                count += 1;
+                if repair == Repair::Yes {
+                    // Held while it is removed, as its last owner would have done.
+                    let _ = unlinkat(&dir, &name, AtFlags::empty());
+                }
             }
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Moves one thing away, unless somebody needs it after all.

@@ -163,6 +163,17 @@ pub(crate) fn instances(folder: BorrowedFd<'_>) -> io::Result<Vec<(u32, CString)
         .collect())
 }
 
+/// Whether something in the folder of a cache mount is an instance or the lock of one.
+pub(crate) fn is_known(name: &str, path: &Path) -> bool {
+    let Ok(found) = path.symlink_metadata() else {
+        return false;
+    };
+    match name.strip_suffix(".lock") {
+        Some(number) => number.parse::<u32>().is_ok() && found.is_file(),
+        None => name.parse::<u32>().is_ok() && found.is_dir(),
+    }
+}
+
 fn mount_name(store: &Store, id: &str) -> (PathBuf, PathBuf) {
     let digest = blake3::hash(id.as_bytes()).to_hex();
     let name = Path::new(MOUNTS).join(digest.as_str());

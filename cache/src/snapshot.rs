@@ -19,7 +19,7 @@ use crate::layer::diff::{Against, Diff};
 use crate::layer::lower::Lowers;
 use crate::layer::stream::{self, Want};
 use crate::lease::Leased;
-use crate::store::{LAYERS, c_string, create_file};
+use crate::store::{LAYERS, c_string, create_file, exclusive};
 use crate::{Content, DiffId, Error, Result, Scratch, Store, dir};
 
 /// In a layer's folder: the overlay lower directory.
@@ -198,12 +198,29 @@ impl Store {
 
     /// Removes a layer, whoever uses it.
     pub fn remove_layer(&self, diff_id: &DiffId) -> Result<()> {
+        self.remove_layer_with(diff_id, None)
+    }
+
+    /// Removes a layer unless a process that lives uses it; whether it did.
+    pub fn remove_unused_layer(&self, diff_id: &DiffId) -> Result<bool> {
+        let lock = exclusive(self.root(), self.dir())?;
+        if self.leased()?.contains(&Leased::Layer(diff_id.0)) {
+            return Ok(false);
+        }
+        self.remove_layer_with(diff_id, Some(lock))?;
+        Ok(true)
+    }
+
+    /// Lets go of the lock when the layer has no name any more.
+    fn remove_layer_with(&self, diff_id: &DiffId, lock: Option<OwnedFd>) -> Result<()> {
         let path = self.layer_path(diff_id);
         let layers = self.root().join(LAYERS);
         let layers = dir::open(&layers).at("open", &layers)?;
         let (trash, _) = self.temp_name();
         let name = c_string(&diff_id.0.hex());
-        match rustix::fs::renameat(&layers, &name, self.temp_dir(), &trash) {
+        let renamed = rustix::fs::renameat(&layers, &name, self.temp_dir(), &trash);
+        drop(lock);
+        match renamed {
             Ok(()) => crate::remove::remove_all(self.temp_dir(), &trash).at("remove", &path),
             Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(Error::io("remove", &path, error)),

@@ -5,10 +5,10 @@
 //! but `--repair` removes it.
 
 use std::collections::{HashMap, HashSet};
-use std::io::Write;
+use std::io::{Read, Write};
 
 use anyhow::{Result, bail};
-use lapstrake_cache::{DiffId, Digest, Kept, Repair, Store};
+use lapstrake_cache::{DiffId, Digest, HashingReader, Kept, Repair, Store};
 use serde_json::Value;
 
 use crate::cli::FsckOptions;
@@ -25,10 +25,16 @@ pub(super) fn fsck(store: &Store, options: &FsckOptions, out: &mut dyn Write) ->
         repair,
         out,
         damaged: 0,
+        unsure: 0,
     };
     check.whole_store()?;
-    let damaged = check.damaged;
+    let (damaged, unsure) = (check.damaged, check.unsure);
     match (damaged, repair) {
+        (0, Repair::No) if unsure > 0 => writeln!(
+            out,
+            "the store is sound as far as it can be checked: lapstrake fsck --repair removes the rest, and the next build \
+             fetches it again"
+        )?,
         (0, _) => writeln!(out, "the store is sound")?,
         (_, Repair::Yes) => writeln!(
             out,
@@ -43,11 +49,20 @@ pub(super) fn fsck(store: &Store, options: &FsckOptions, out: &mut dyn Write) ->
     Ok(())
 }
 
+/// The digest of what a blob unpacks to.
+fn digest_of(blob: impl Read + Send) -> Result<Digest> {
+    let mut reader = HashingReader::new(decompress(blob)?);
+    std::io::copy(&mut reader, &mut std::io::sink())?;
+    Ok(reader.digest())
+}
+
 struct Check<'a> {
     store: &'a Store,
     repair: Repair,
     out: &'a mut dyn Write,
     damaged: usize,
+    /// What cannot be checked.
+    unsure: usize,
 }
 
 impl Check<'_> {
@@ -73,12 +88,12 @@ impl Check<'_> {
         if foreign.is_empty() {
             return Ok(());
         }
-        let blobs = self.blobs_of_layers()?;
+        let mut blobs = self.blobs_of_layers()?;
+        self.find_blobs(&foreign, &mut blobs)?;
         for layer in foreign {
-            let Some(blob) = blobs.get(&layer.0) else {
-                continue;
-            };
-            let Some(reader) = self.store.open_blob(blob)? else {
+            let blob = blobs.get(&layer.0).map(|blob| self.store.open_blob(blob));
+            let Some(reader) = blob.transpose()?.flatten() else {
+                self.unverifiable(&layer)?;
                 continue;
             };
             // A blob that is damaged was reported as such.
@@ -94,6 +109,49 @@ impl Check<'_> {
                     self.store.remove_layer(&layer)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A layer of which nothing is left to compare it with. One that is in use may well be whole, and stays.
+    fn unverifiable(&mut self, layer: &DiffId) -> Result<()> {
+        if self.repair == Repair::Yes && self.store.remove_unused_layer(layer)? {
+            writeln!(
+                self.out,
+                "removed: layer {layer}, as the blob that it came in is gone"
+            )?;
+        } else {
+            self.unsure += 1;
+            writeln!(
+                self.out,
+                "cannot be checked: layer {layer}, as the blob that it came in is gone"
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Looks for layers of which no image tells in the blobs that no image explains, as those of caches.
+    fn find_blobs(&self, layers: &[DiffId], known: &mut HashMap<Digest, Digest>) -> Result<()> {
+        let mut wanted: HashSet<Digest> = layers.iter().map(|layer| layer.0).collect();
+        wanted.retain(|layer| !known.contains_key(layer));
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let explained: HashSet<Digest> = known.values().copied().collect();
+        for item in self.store.usage()?.items {
+            let Kept::Blob(blob) = item.kept else {
+                continue;
+            };
+            let reader = match explained.contains(&blob) {
+                true => None,
+                false => self.store.open_blob(&blob)?,
+            };
+            let layer = reader.and_then(|reader| digest_of(reader).ok());
+            known.extend(
+                layer
+                    .filter(|layer| wanted.contains(layer))
+                    .map(|layer| (layer, blob)),
+            );
         }
         Ok(())
     }
@@ -143,7 +201,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Results of steps whose layers are gone.
+    /// Results of steps whose layers are gone, and locks of builds that are.
     fn leftovers(&mut self) -> Result<()> {
         let usage = self.store.usage()?;
         let layers: HashSet<DiffId> = usage
@@ -167,6 +225,13 @@ impl Check<'_> {
                     self.store.remove_record(&key)?;
                 }
             }
+        }
+        let locks = self.store.abandoned_locks(self.repair)?;
+        if locks > 0 {
+            writeln!(
+                self.out,
+                "left over: {locks} locks of builds that were killed"
+            )?;
         }
         if count > 0 {
             writeln!(

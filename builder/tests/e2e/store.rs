@@ -283,3 +283,63 @@ fn damage_is_found_and_repaired_by_building_again() {
         assert_eq!(files["b"], "1", "{what}");
     }
 }
+
+#[test]
+fn what_does_not_belong_to_cache_mounts_is_found() {
+    let space = TestSpace::with(
+        "FROM busybox\nARG N\nRUN --mount=type=cache,target=/c echo >> /c/log; wc -l < /c/log > /lines\n",
+    );
+    space.build(&["."]);
+    let mounts = root(&space).join("mounts-v1");
+    let mount = std::fs::read_dir(&mounts).unwrap().next().unwrap().unwrap();
+    let harms = [
+        mounts.join("nonsense"),
+        mounts.join("0".repeat(64)),
+        mount.path().join("other"),
+        mount.path().join("1.lock"),
+        mount.path().join("1"),
+    ];
+    for harm in &harms {
+        match harm.ends_with("1.lock") || harm.ends_with("nonsense") {
+            true => std::fs::create_dir(harm).unwrap(),
+            false => std::fs::write(harm, "").unwrap(),
+        }
+    }
+    std::fs::write(root(&space).join("locks").join("0".repeat(64)), "").unwrap();
+    let found = space.run(&["fsck"]);
+    assert_eq!(found.code, Some(1), "{}", found.text());
+    let text = found.text();
+    assert_eq!(text.matches("damaged: mounts-v1/").count(), 5, "{text}");
+    assert!(text.contains("left over: 1 locks of builds"), "{text}");
+    assert_eq!(space.run(&["fsck", "--repair"]).code, Some(0));
+    assert_eq!(space.run(&["fsck"]).text(), "the store is sound\n");
+    assert!(harms.iter().all(|harm| !harm.exists()));
+    // What it held is still there.
+    assert_eq!(space.files(&["--build-arg=N=2", "."])["lines"], "2\n");
+}
+
+#[test]
+fn a_layer_that_cannot_be_checked_is_told_of() {
+    let space = TestSpace::with("FROM busybox\nRUN echo > /a\n");
+    space.build(&["."]);
+    assert_eq!(space.run(&["fsck"]).text(), "the store is sound\n");
+    let blobs = files(&root(&space).join("blobs"));
+    let largest = |path: &&PathBuf| path.metadata().unwrap().len();
+    std::fs::remove_file(blobs.iter().max_by_key(largest).unwrap()).unwrap();
+    let found = space.run(&["fsck"]);
+    assert_eq!(found.code, Some(0), "{}", found.stderr);
+    let text = found.text();
+    assert!(
+        text.starts_with("cannot be checked: layer sha256:"),
+        "{text}"
+    );
+    assert!(
+        text.contains("the store is sound as far as it can be checked"),
+        "{text}"
+    );
+    let repaired = space.run(&["fsck", "--repair"]).text();
+    assert!(repaired.starts_with("removed: layer sha256:"), "{repaired}");
+    assert_eq!(space.run(&["fsck"]).text(), "the store is sound\n");
+    space.build(&["--no-cache", "."]);
+    assert_eq!(space.run(&["fsck"]).text(), "the store is sound\n");
+}

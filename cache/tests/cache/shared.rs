@@ -331,3 +331,15 @@ fn cache_mounts_are_shared_as_they_say() {
     assert!(store.cache_mount(id, Sharing::Shared).unwrap().fresh());
     assert!(store.reset_cache_mount("never used").unwrap());
 }
+
+#[test]
+fn a_layer_in_use_is_not_removed_for_being_unused() {
+    let (_dir, ours) = store();
+    let made = layer(&ours, &[], |root| fs::write(root.join("a"), "").unwrap());
+    assert!(!ours.remove_unused_layer(&made.diff_id).unwrap());
+    let root = ours.root().to_owned();
+    drop(ours);
+    let other = Store::open(&root).unwrap();
+    assert!(other.remove_unused_layer(&made.diff_id).unwrap());
+    assert!(other.layer(&made.diff_id).unwrap().is_none());
+}
