@@ -159,7 +159,7 @@ fn parallel(
     let job_receiver = Mutex::new(job_receiver);
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)
-        .clamp(2, MAX_WORKERS);
+        .min(MAX_WORKERS);
     std::thread::scope(|scope| {
         scope.spawn(move || {
             let mut next = Ok((first, true));
@@ -178,7 +178,7 @@ fn parallel(
                 next = next_job(&mut entries);
             }
         });
-        for _ in 1..workers {
+        for _ in 0..workers {
             scope.spawn(|| work(&job_receiver, encoder));
         }
         // Moved in here: if it fails, nobody may go on waiting to be listened to, or the threads do not end.
