@@ -8,6 +8,7 @@
 //! tick slowly, though: a file that was changed shortly before it was read may change again within
 //! the same tick. Such a file is not recorded (the rule that git calls racy-clean).
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -34,6 +35,11 @@ const ATTEMPTS: usize = 3;
 /// others.
 const STALE_SHARE: usize = 4;
 const STALE_FLOOR: usize = 4096;
+
+thread_local! {
+    /// After the record that this thread found last.
+    static NEXT: Cell<usize> = const { Cell::new(0) };
+}
 
 /// The digests of a context's files, as far as they are known.
 pub struct StatIndex {
@@ -156,7 +162,22 @@ impl Table {
         Some((self.0.get(at..at.checked_add(len)?)?, record))
     }
 
+    /// Files are mostly asked for in the order in which they are here.
     fn find(&self, path: &[u8]) -> Option<(usize, Record)> {
+        let next = NEXT.get();
+        let found = match self.record(next) {
+            Some((there, record)) if next < self.len() && there == path => {
+                Some((next, Record::read(record)))
+            }
+            _ => self.search(path),
+        };
+        if let Some((index, _)) = found {
+            NEXT.set(index + 1);
+        }
+        found
+    }
+
+    fn search(&self, path: &[u8]) -> Option<(usize, Record)> {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low.midpoint(high);
