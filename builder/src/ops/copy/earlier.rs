@@ -5,11 +5,14 @@
 //! shows: no container sees the link. A committed layer is never written, so the file cannot change under either.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use lapstrake_cache::{Attributes, Content, DiffId, Encoder, Key, Meta};
 use lapstrake_frontend::plan::{Copy, CopySource};
 use rustix::fs::{self, AtFlags, Mode, OFlags};
@@ -31,7 +34,35 @@ pub(crate) struct Earlier {
 #[derive(Serialize, Deserialize)]
 struct Record {
     diff_id: DiffId,
-    files: Vec<(String, Content)>,
+    /// In base64, of each file its path, a NUL, and its digest: there may be very many.
+    files: String,
+}
+
+fn pack(files: &[(PathBuf, Content)]) -> String {
+    let mut bytes = Vec::with_capacity(files.len() * 64);
+    for (path, content) in files {
+        bytes.extend_from_slice(path.as_os_str().as_bytes());
+        bytes.push(0);
+        bytes.extend_from_slice(&content.0);
+    }
+    STANDARD_NO_PAD.encode(bytes)
+}
+
+/// None if that is not what [`pack`] writes.
+fn unpack(packed: &str) -> Option<HashMap<PathBuf, Content>> {
+    let bytes = STANDARD_NO_PAD.decode(packed).ok()?;
+    let mut rest = bytes.as_slice();
+    let mut files = HashMap::new();
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == 0)?;
+        let (digest, next) = rest.get(end + 1..)?.split_first_chunk()?;
+        files.insert(
+            PathBuf::from(OsStr::from_bytes(&rest[..end])),
+            Content(*digest),
+        );
+        rest = next;
+    }
+    Some(files)
 }
 
 /// The files that a copy placed, with their digests.
@@ -62,11 +93,7 @@ impl Earlier {
         }
         let path = ops.store.layer_dir(&record.diff_id);
         let layer = fs::open(path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let files = record
-            .files
-            .into_iter()
-            .map(|(path, content)| (PathBuf::from(path), content))
-            .collect();
+        let files = unpack(&record.files).unwrap_or_default();
         Ok(Some(Self { layer, files }))
     }
 
@@ -110,13 +137,7 @@ impl Placed {
         if self.0.len() < WORTHWHILE {
             return Ok(());
         }
-        // A path that is not text is written again each time.
-        let text = |path: PathBuf| path.into_os_string().into_string().ok();
-        let files = self
-            .0
-            .into_iter()
-            .filter_map(|(path, content)| Some((text(path)?, content)))
-            .collect();
+        let files = pack(&self.0);
         Ok(ops.store.put_record(lineage, &Record { diff_id, files })?)
     }
 }

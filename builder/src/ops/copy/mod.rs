@@ -245,7 +245,7 @@ fn list_all(ops: &Ops, selection: &Content, selected: &[&Selected]) -> Result<()
     if listing::is_known(&ops.store, selection)? {
         return Ok(());
     }
-    let mut listing = Listing::new();
+    let mut listing = Listing::default();
     for Selected { tree, items } in selected {
         for item in items {
             select::list(tree, item, &mut listing);

@@ -10,7 +10,7 @@ use lapstrake_frontend::glob::Glob;
 use lapstrake_frontend::ignore::Ignore;
 
 use super::tree::Tree;
-use crate::explain::listing::{File, Listing};
+use crate::explain::listing::Listing;
 use crate::paths::{Found, clean, resolve, shown};
 
 /// One thing that a source of a copy selects.
@@ -214,12 +214,8 @@ pub(crate) fn list(tree: &Tree, item: &Item, listing: &mut Listing) {
             Some(target) => target.display().to_string(),
             None => tree.beginning(&path, &entry.meta).unwrap_or_default(),
         };
-        let file = File {
-            kind: format!("{:?} {uid}:{gid}", entry.meta.kind),
-            mode,
-            content,
-        };
-        listing.insert(path.display().to_string(), file);
+        let kind = format!("{:?} {uid}:{gid}", entry.meta.kind);
+        listing.add(&path.display().to_string(), &kind, mode, &content);
     }
 }
 
