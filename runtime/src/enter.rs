@@ -9,14 +9,14 @@ use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fcntl_add_seals, fstat, memfd_create, stat};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::caps;
 use crate::keeper::{self, NAME, SOCKET};
 use crate::mount::{self, RDONLY};
 use crate::plan::{Host, Stack};
-use crate::sys::{self, Cloned};
+use crate::sys::{self, Cloned, Pointers};
 use crate::{Error, guard, wire};
 
 /// Whom this process acts as.
@@ -39,12 +39,13 @@ pub enum Identity {
 pub(crate) struct Entered {
     pub(crate) identity: Identity,
     pub(crate) host: Host,
-    keeper: Mutex<OwnedFd>,
+    /// None until the first step: most builds are cached and have none.
+    keeper: Mutex<Option<OwnedFd>>,
 }
 
 static ENTERED: OnceLock<Entered> = OnceLock::new();
 
-/// Enters the namespaces of a build and starts the process that will start its steps.
+/// Enters the namespaces of a build.
 ///
 /// As root that is a private mount namespace; otherwise a user namespace too, with the subordinate ids of `/etc/subuid`
 /// and `/etc/subgid` where `newuidmap` and `newgidmap` may map them, and with one id where not. Calling it again
@@ -61,7 +62,7 @@ pub fn enter() -> Result<Identity, Error> {
     let identity = namespaces()?;
     let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
     mount_change("/", private).map_err(|error| enter_error("make mounts private", error.into()))?;
-    begin(identity)
+    Ok(begin(identity))
 }
 
 /// In place of [`enter`] where no namespace can be had: steps are confined by nothing but `chroot` then, which keeps
@@ -83,12 +84,10 @@ pub fn enter_bare() -> Result<Identity, Error> {
             missing.join(", ")
         )));
     }
-    begin(Identity::Bare)
+    Ok(begin(Identity::Bare))
 }
 
-fn begin(identity: Identity) -> Result<Identity, Error> {
-    let socket = start_keeper(identity)
-        .map_err(|source| enter_error("start the keeper of steps", source))?;
+fn begin(identity: Identity) -> Identity {
     let host = Host {
         user_namespace: !matches!(identity, Identity::Root | Identity::Bare),
         single_id: identity == Identity::Single,
@@ -97,9 +96,9 @@ fn begin(identity: Identity) -> Result<Identity, Error> {
     let entered = ENTERED.get_or_init(|| Entered {
         identity,
         host,
-        keeper: Mutex::new(socket),
+        keeper: Mutex::default(),
     });
-    Ok(entered.identity)
+    entered.identity
 }
 
 /// Takes over if this process was started as a helper of another one, and does not return then.
@@ -120,12 +119,16 @@ pub(crate) fn entered() -> Result<&'static Entered, Error> {
 }
 
 impl Entered {
-    /// Asks the keeper for a process that takes its steps from `socket`.
+    /// Asks the keeper, which the first call starts, for a process that takes its steps from `socket`.
     pub(crate) fn start(&self, request: &keeper::Request, socket: &OwnedFd) -> io::Result<()> {
-        let keeper = self
+        let mut keeper = self
             .keeper
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let keeper = match &mut *keeper {
+            Some(keeper) => keeper,
+            none => none.insert(start_keeper(self.identity)?),
+        };
         wire::put(&*keeper, request, &[socket.as_fd()])
     }
 }
@@ -316,31 +319,28 @@ fn start_keeper(identity: Identity) -> io::Result<OwnedFd> {
         Identity::Bare => 0,
         _ => libc::CLONE_NEWPID as u64,
     };
+    let (argv, env) = ([CString::new(NAME)?, CString::new(process)?], []);
+    let (argv, env) = (Pointers::new(&argv), Pointers::new(&env));
+    // Out of the way of the socket.
+    let program = rustix::io::fcntl_dupfd_cloexec(unwritable_program()?, SOCKET + 1)?;
     if let Cloned::Child = sys::clone_process(namespaces, None)? {
-        drop(here);
-        let became = become_keeper(&there, process);
-        sys::exit(if became.is_ok() { 0 } else { 127 });
+        // Other threads may exist, and their locks here for ever: system calls only.
+        if prepare_keeper(&there).is_ok() {
+            sys::exec_file(program.as_fd(), &argv, &env);
+        }
+        sys::exit(127);
     }
     Ok(here)
 }
 
-/// Waits for the first step and executes the keeper then; most builds are cached and have none. Returns when the builder
-/// is gone.
-fn become_keeper(socket: &OwnedFd, process: String) -> io::Result<()> {
-    let argv = [CString::new(NAME)?, CString::new(process)?];
+fn prepare_keeper(socket: &OwnedFd) -> io::Result<()> {
     keeper::detach()?;
     // The socket's number is what the keeper knows it by.
     match socket.as_raw_fd() {
         SOCKET => rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::empty())?,
         _ => sys::duplicate_to(socket.as_fd(), SOCKET)?,
     }
-    sys::close_from_on_exec(SOCKET + 1)?;
-    let mut first = [0];
-    let peek = || recv(socket, &mut first, RecvFlags::PEEK);
-    if rustix::io::retry_on_intr(peek)?.1 == 0 {
-        return Ok(());
-    }
-    Err(sys::exec_file(unwritable_program()?.as_fd(), &argv, &[]))
+    sys::close_from_on_exec(SOCKET + 1)
 }
 
 /// This program, as a file that nobody can write, whatever its permissions.

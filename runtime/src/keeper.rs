@@ -4,9 +4,9 @@
 //! one socket to the builder and one for each step; when the other side of either closes, be it on purpose or because
 //! the builder was killed, what hangs on it is killed.
 //!
-//! For the first step it is executed anew from a read-only mount of this very program: its memory is small and cheap to
+//! For the first step it is executed from a read-only mount of this very program: its memory is small and cheap to
 //! fork, it has no threads and none of the builder's descriptors, and a step that executes `/proc/self/exe` finds a file
-//! that it cannot write (CVE-2019-5736). Before that it only waits.
+//! that it cannot write (CVE-2019-5736).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -112,7 +112,7 @@ impl Child {
 }
 
 /// Away from everything of the builder but the socket: its terminal, where an interrupt is for the builder to handle;
-/// its output, which a reader would wait for; its directory. All of it outlives the execution of the keeper.
+/// its output, which a reader would wait for; its directory. System calls only.
 pub(crate) fn detach() -> io::Result<()> {
     let _ = rustix::process::setsid();
     rustix::process::chdir("/")?;

@@ -1,7 +1,7 @@
 //! Runs the commands of a build, each in namespaces of its own.
 //!
 //! ```text
-//! builder ── enter() ──▶ keeper                 pid 1 of the build; one thread; this program, executed anew
+//! builder ── 1st run() ─▶ keeper                pid 1 of the build; one thread; this program, executed anew
 //!   │                      │ clone3             mount, pid, ipc, uts, cgroup, time (and network) namespaces
 //!   └─ run() ◀─ socket ─▶ step                  pid 1 of the step: takes the steps of its plan, then
 //!                          ▼ execve             is the command

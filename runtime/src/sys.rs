@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -32,8 +33,8 @@ fn check(value: c_long) -> io::Result<c_long> {
 
 /// Forks with `flags` (`CLONE_NEW*`), into the v2 control group `cgroup` if one is given.
 ///
-/// The caller must be single-threaded: the child goes on running ordinary code, and a lock that another thread held at
-/// that moment would stay locked in it. [`threads`] tells.
+/// A lock that another thread held at that moment, such as the allocator's, stays locked in the child for ever: where
+/// there may be other threads it may make system calls and execute a program, nothing else.
 pub(crate) fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: c_int = -1;
     // SAFETY: all-zero is a valid clone_args.
@@ -64,25 +65,41 @@ pub(crate) fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings
-        .iter()
-        .map(|s| s.as_ptr())
-        .chain([std::ptr::null()])
-        .collect()
+/// Strings in the form that a program is started with. Made before a fork, as it allocates.
+pub(crate) struct Pointers<'a> {
+    pointers: Vec<*const libc::c_char>,
+    strings: PhantomData<&'a [CString]>,
+}
+
+impl<'a> Pointers<'a> {
+    /// Of all `strings`.
+    pub(crate) fn new(strings: &'a [CString]) -> Self {
+        let pointers = strings.iter().map(|text| text.as_ptr());
+        Self {
+            pointers: pointers.chain([std::ptr::null()]).collect(),
+            strings: PhantomData,
+        }
+    }
+
+    fn as_ptr(&self) -> *const *const libc::c_char {
+        self.pointers.as_ptr()
+    }
 }
 
 /// Replaces the process by the program at `path`; returns only on failure.
 pub(crate) fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
-    let (argv, env) = (pointers(argv), pointers(env));
+    let (argv, env) = (Pointers::new(argv), Pointers::new(env));
     // SAFETY: both arrays end in null and their strings outlive the call.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
 }
 
 /// Replaces the process by the program open as `file`; returns only on failure.
-pub(crate) fn exec_file(file: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io::Error {
-    let (argv, env) = (pointers(argv), pointers(env));
+pub(crate) fn exec_file(
+    file: BorrowedFd<'_>,
+    argv: &Pointers<'_>,
+    env: &Pointers<'_>,
+) -> io::Error {
     // SAFETY: both arrays end in null and their strings outlive the call.
     unsafe {
         libc::syscall(
