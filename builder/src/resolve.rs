@@ -173,6 +173,15 @@ impl Resolver {
         pins.get(&(image.clone(), platform.clone()))?.get().cloned()
     }
 
+    /// Whether [`Resolver::pin`] answers at once.
+    pub(crate) fn has_pinned(&self, image: &ImageRef, platform: &Platform) -> bool {
+        let is_filled = |pins: tokio::sync::MutexGuard<'_, HashMap<_, Slot>>| {
+            pins.get(&(image.clone(), platform.clone()))
+                .is_some_and(|slot| slot.initialized())
+        };
+        self.pins.try_lock().is_ok_and(is_filled)
+    }
+
     async fn fetch(&self, image: &ImageRef, platform: &Platform) -> Result<Pin> {
         if let Some(pin) = self.stored(image, platform).await? {
             return Ok(pin);

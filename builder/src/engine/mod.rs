@@ -83,6 +83,10 @@ pub(crate) trait Executor: Send + Sync + 'static {
     type Job;
     /// Computes the op's key from its definition and the content of its inputs.
     fn prepare(&self, task: &Task) -> Result<Prepared<Self::Job>>;
+    /// Whether `prepare` yields a source that is there already.
+    fn is_at_hand(&self, _node: &Node) -> bool {
+        false
+    }
     /// Does the work and commits the layer.
     fn run(&self, task: &Task, job: Self::Job) -> Result<Layer>;
 
@@ -140,6 +144,7 @@ pub(crate) fn solve<E: Executor>(
                 break;
             };
             running += 1;
+            let at_hand = executor.is_at_hand(&task.node);
             let (executor, store, events) = (Arc::clone(executor), store.clone(), events.clone());
             let sender = sender.clone();
             let work = move || {
@@ -150,7 +155,7 @@ pub(crate) fn solve<E: Executor>(
             };
             // Where nothing else runs or could, another thread is of no use: most steps of a cached build take less
             // time than waking one.
-            if running == 1 && !graph.has_ready() {
+            if at_hand || (running == 1 && !graph.has_ready()) {
                 work();
             } else {
                 threads::run("step", tokio, work);

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use lapstrake_cache::{Content, Encoder, Explainer, Hasher, Key, Layer, Store};
-use lapstrake_frontend::plan::{Mount, Network, Op, OpId, Run, Sharing};
+use lapstrake_frontend::plan::{Mount, Network, Node, Op, OpId, Run, Sharing};
 use lapstrake_runtime::{Cancel, Limits, RESOLVER};
 
 pub(crate) use copy::copy_all;
@@ -184,6 +184,15 @@ impl Executor for Ops {
             }
             Op::Copy(op) => copy::prepare(self, task, op),
             Op::Run(op) => self.prepare_run(task, op),
+        }
+    }
+
+    /// An image is pinned before a stage begins with it; a `COPY --from` may be the first to want another one.
+    fn is_at_hand(&self, node: &Node) -> bool {
+        match &node.op {
+            Op::Scratch | Op::Context(_) => true,
+            Op::Image(image) => self.resolver.has_pinned(&image.reference, &image.platform),
+            _ => false,
         }
     }
 
