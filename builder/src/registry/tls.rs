@@ -118,7 +118,7 @@ fn build(profile: &Profile, config: &Config) -> Result<reqwest::Client> {
         .user_agent(concat!("lapstrake/", env!("CARGO_PKG_VERSION")));
     let builder = match profile.reach {
         Reach::Anywhere => builder,
-        Reach::Loopback => builder.no_proxy(),
+        Reach::Loopback => builder.no_proxy().dns_resolver(Arc::new(ThisMachine)),
         Reach::Public => builder.dns_resolver(Arc::new(PublicOnly {
             proxies: config.proxies.clone(),
         })),
@@ -342,6 +342,20 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// `localhost` without asking anybody (RFC 6761, section 6.3): asking takes a thread, and longer than a registry here does.
+struct ThisMachine;
+
+impl Resolve for ThisMachine {
+    fn resolve(&self, _: Name) -> Resolving {
+        let addresses = [
+            IpAddr::from(Ipv4Addr::LOCALHOST),
+            Ipv6Addr::LOCALHOST.into(),
+        ];
+        let addresses = addresses.map(|address| SocketAddr::new(address, 0));
+        Box::pin(async move { Ok(Box::new(addresses.into_iter()) as Addrs) })
     }
 }
 
