@@ -110,6 +110,7 @@ impl Prepared {
             self.cancel.clone(),
             options.clone(),
         );
+        let is_near = input::is_near(&options);
         let read = move || {
             let git = GitAccess {
                 secrets: &secrets,
@@ -118,8 +119,14 @@ impl Prepared {
             };
             input::read(&store, &client, &git, &options)
         };
-        let read = tokio::task::spawn_blocking(read).await;
-        step.end(read.map_err(|error| anyhow!(error)).and_then(|read| read))
+        // What lies here is read in less time than another thread takes to begin.
+        let read = if is_near {
+            read()
+        } else {
+            let read = tokio::task::spawn_blocking(read).await;
+            read.map_err(|error| anyhow!(error)).and_then(|read| read)
+        };
+        step.end(read)
     }
 }
 

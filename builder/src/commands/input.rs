@@ -40,7 +40,17 @@ pub(super) struct Input {
     pub(super) layouts: BTreeMap<String, PathBuf>,
 }
 
-/// Reads all of it. Runs on a thread that may block.
+/// Whether all of it lies in directories of this machine, so that nothing waits for a server or a pipe.
+pub(super) fn is_near(options: &BuildOptions) -> bool {
+    matches!(options.context, ContextArg::Dir(_))
+        && matches!(
+            options.file,
+            DockerfileArg::Default | DockerfileArg::Path(_)
+        )
+        && options.contexts.is_empty()
+}
+
+/// Reads all of it. Runs on a thread that may block, unless [`is_near`].
 pub(super) fn read(
     store: &Store,
     client: &Client,
