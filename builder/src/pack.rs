@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
-use lapstrake_cache::{DiffId, Digest, Encoder, Hasher, HashingReader, Key, Store};
+use lapstrake_cache::{DiffId, Digest, Encoder, Hasher, HashingReader, Key, Layer, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::assemble::Image;
@@ -147,6 +147,9 @@ pub(crate) fn document(media_type: &str, bytes: Vec<u8>) -> Blob {
 /// The blob of a layer, compressed unless it came so.
 pub(crate) fn layer_blob(store: &Store, layer: &ChainLayer, packing: &Packing) -> Result<Blob> {
     let (pulled, imported) = match layer {
+        ChainLayer::Built(built) if packing.compression == Compression::None => {
+            return Ok(uncompressed(&built.layer, packing));
+        }
         ChainLayer::Built(built) => return compressed(store, built.layer.diff_id, packing),
         ChainLayer::Pulled(pulled) => (pulled, None),
         ChainLayer::Imported(layer) => match &layer.blob {
@@ -249,18 +252,20 @@ struct CompressedRecord {
     size: u64,
 }
 
+fn uncompressed(layer: &Layer, packing: &Packing) -> Blob {
+    let media_type = layer_type(media::Compression::None, packing.flavour);
+    Blob {
+        descriptor: Descriptor::new(media_type, layer.diff_id.0, layer.size),
+        content: BlobContent::Layer(layer.diff_id),
+    }
+}
+
 fn compressed(store: &Store, diff_id: DiffId, packing: &Packing) -> Result<Blob> {
     let media_type = layer_type(kind(packing.compression), packing.flavour);
     if packing.compression == Compression::None {
-        let size = store
-            .layer(&diff_id)?
-            .with_context(|| format!("find layer {diff_id}"))?
-            .size;
-        let descriptor = Descriptor::new(media_type, diff_id.0, size);
-        return Ok(Blob {
-            descriptor,
-            content: BlobContent::Layer(diff_id),
-        });
+        let layer = store.layer(&diff_id)?;
+        let layer = layer.with_context(|| format!("find layer {diff_id}"))?;
+        return Ok(uncompressed(&layer, packing));
     }
     let tar = |sink: &mut dyn Write| layer_tar(store, &diff_id, sink);
     let record = compress_once(store, diff_id, packing.compression, tar)?;

@@ -5,7 +5,7 @@
 //! says when it was last used, to the hour.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -59,10 +59,8 @@ impl Store {
     }
 
     fn read_record<T: DeserializeOwned>(&self, key: &Key, file: OwnedFd) -> Result<Option<T>> {
-        let mut bytes = Vec::with_capacity(1024);
-        let read = File::from(file).take(LONGEST).read_to_end(&mut bytes);
-        read.at("read", &self.root().join(record_name(key)))?;
-        Ok(serde_json::from_slice(&bytes).ok())
+        let read = read_json(file, LONGEST);
+        read.at("read", &self.root().join(record_name(key)))
     }
 
     /// Sets the record of a key.
@@ -139,6 +137,14 @@ fn record_name(key: &Key) -> PathBuf {
 
 fn lock_name(key: &Key) -> PathBuf {
     Path::new(LOCKS).join(key.to_string())
+}
+
+/// What a small file says; none if it is not of that shape.
+pub(crate) fn read_json<T: DeserializeOwned>(file: OwnedFd, most: u64) -> io::Result<Option<T>> {
+    // Mostly enough, so that nobody asks for the size before.
+    let mut bytes = Vec::with_capacity(1024);
+    File::from(file).take(most).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes).ok())
 }
 
 /// Marks an open file as used now, unless that was done not long ago. Best effort: a store that may

@@ -313,8 +313,7 @@ pub(crate) fn is_foreign(path: &Path) -> bool {
 
 /// None if they cannot be understood: then the layer is as good as absent.
 fn read_facts(file: OwnedFd) -> std::io::Result<Option<Facts>> {
-    let text = std::io::read_to_string(std::fs::File::from(file))?;
-    Ok(serde_json::from_str(&text).ok())
+    crate::index::read_json(file, u64::MAX)
 }
 
 fn write_facts(base: impl AsFd, facts: &Facts) -> std::io::Result<()> {
