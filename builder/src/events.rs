@@ -114,6 +114,7 @@ impl Events {
         Step {
             events: self.clone(),
             id: step(task.id),
+            aside: false,
         }
     }
 
@@ -123,21 +124,46 @@ impl Events {
         Step {
             events: self.clone(),
             id,
+            aside: false,
         }
     }
 
     /// Begins a step that is no op, such as an export.
     pub(crate) fn begin(&self, name: &str) -> Step {
-        let id = StepId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.feed.send(Event::Started {
-            id,
+        self.begin_step(name, false)
+    }
+
+    /// As [`Events::begin`], for a step that is shown even while others are held back.
+    pub(crate) fn begin_aside(&self, name: &str) -> Step {
+        self.begin_step(name, true)
+    }
+
+    fn begin_step(&self, name: &str, aside: bool) -> Step {
+        let step = Step {
+            id: StepId(self.next.fetch_add(1, Ordering::Relaxed)),
+            events: self.clone(),
+            aside,
+        };
+        step.send(Event::Started {
+            id: step.id,
             name: name.to_owned(),
             inputs: Vec::new(),
             at: self.feed.now(),
         });
-        Step {
-            events: self.clone(),
-            id,
+        step
+    }
+
+    /// Holds back all that follows until it is known whether it is true.
+    pub(crate) fn hold(&self) {
+        self.feed.hold();
+    }
+
+    /// What was held back, if anything was, is true, or is not.
+    pub(crate) fn resolve(&self, is_true: bool) {
+        if is_true {
+            self.feed.keep();
+        } else {
+            self.feed.forget();
         }
     }
 }
@@ -151,13 +177,23 @@ fn step(id: OpId) -> StepId {
 pub(crate) struct Step {
     events: Events,
     id: StepId,
+    /// Shown even while others are held back.
+    aside: bool,
 }
 
 impl Step {
+    fn send(&self, event: Event) {
+        if self.aside {
+            self.events.feed.send_aside(event);
+        } else {
+            self.events.feed.send(event);
+        }
+    }
+
     /// Ends the step as `result` says.
     pub(crate) fn end<T>(self, result: anyhow::Result<T>) -> anyhow::Result<T> {
         let at = self.events.feed.now();
-        self.events.feed.send(match &result {
+        self.send(match &result {
             Ok(_) => Event::Done { id: self.id, at },
             Err(error) => Event::Failed {
                 id: self.id,
@@ -171,7 +207,7 @@ impl Step {
     /// Says how far a part of the step is.
     pub(crate) fn status(&self, item: &str, current: u64, total: Option<u64>, done: bool) {
         let at = self.events.feed.now();
-        self.events.feed.send(Event::Status {
+        self.send(Event::Status {
             id: self.id,
             item: item.to_owned(),
             current,

@@ -29,6 +29,14 @@ pub struct Feed {
 #[derive(Debug)]
 enum Message {
     Event(Event),
+    /// Shown even while others are held back.
+    Aside(Event),
+    /// Holds back the events that follow.
+    Hold,
+    /// Shows those that were held back.
+    Keep,
+    /// Drops those that were held back.
+    Forget,
     Close,
 }
 
@@ -40,8 +48,32 @@ impl Feed {
 
     /// Hands `event` over. Events sent after [`Display::finish`] are dropped.
     pub fn send(&self, event: Event) {
+        self.tell(Message::Event(event));
+    }
+
+    /// As [`Feed::send`], for an event that is shown even while others are held back.
+    pub fn send_aside(&self, event: Event) {
+        self.tell(Message::Aside(event));
+    }
+
+    /// Holds back the events that follow until it is known whether they are true.
+    pub fn hold(&self) {
+        self.tell(Message::Hold);
+    }
+
+    /// Shows the events that were held back, if any were.
+    pub fn keep(&self) {
+        self.tell(Message::Keep);
+    }
+
+    /// Drops the events that were held back: they were not true.
+    pub fn forget(&self) {
+        self.tell(Message::Forget);
+    }
+
+    fn tell(&self, message: Message) {
         // A closed display shows nothing more; the build does not care.
-        let _ = self.sender.send(Message::Event(event));
+        let _ = self.sender.send(message);
     }
 }
 
@@ -73,6 +105,7 @@ impl Display {
             progress,
             limit,
             logs: HashMap::new(),
+            held: None,
             summary: Summary::default(),
         };
         let thread = thread::Builder::new()
@@ -115,6 +148,8 @@ struct Shown {
     progress: Box<dyn Progress>,
     limit: LogLimit,
     logs: HashMap<StepId, StepLog>,
+    /// Events that are held back.
+    held: Option<Vec<Event>>,
     summary: Summary,
 }
 
@@ -145,9 +180,16 @@ impl Shown {
     /// Shows what has come, `first` and all that waits; whether that was the end.
     fn pass_all(&mut self, first: Message, receiver: &Receiver<Message>) -> bool {
         for message in iter::once(first).chain(receiver.try_iter().take(WAITING)) {
-            match message {
-                Message::Event(event) => self.pass(event),
-                Message::Close => return true,
+            match (message, &mut self.held) {
+                (Message::Event(event), Some(held)) => held.push(event),
+                (Message::Event(event), None) | (Message::Aside(event), _) => self.pass(event),
+                (Message::Hold, held) => *held = Some(Vec::new()),
+                (Message::Keep, held) => {
+                    let kept = held.take().unwrap_or_default();
+                    kept.into_iter().for_each(|event| self.pass(event));
+                }
+                (Message::Forget, held) => *held = None,
+                (Message::Close, _) => return true,
             }
         }
         false
@@ -272,6 +314,23 @@ mod tests {
             tail,
         };
         assert_eq!(summary.failed, Some(expected));
+    }
+
+    #[test]
+    fn what_was_held_back_is_shown_later_or_never() {
+        let recorder = Recorder::default();
+        let limit = LogLimit::parse(None);
+        let display = Display::start(Box::new(recorder.clone()), limit, Instant::now()).unwrap();
+        let feed = display.feed();
+        for (id, kept) in [(1, false), (2, true)] {
+            feed.hold();
+            feed.send(started(id));
+            feed.send_aside(started(10 + id));
+            if kept { feed.keep() } else { feed.forget() }
+        }
+        feed.send(started(3));
+        display.finish();
+        assert_eq!(recorder.events(), [11, 12, 2, 3].map(started));
     }
 
     #[test]
