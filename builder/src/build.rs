@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use crate::ahead::Ahead;
 use crate::assemble::{Image, assemble};
+use crate::belief::Mistaken;
 use crate::cdi::{Devices, Given};
 use crate::cli::Allowed;
 use crate::context::LocalContext;
@@ -144,38 +145,38 @@ async fn attempt(
     steps: &mut Vec<explain::Step>,
 ) -> Result<Built, BuildError> {
     epoch::resolve(&mut request, &site).await?;
-    let Request {
-        dockerfile,
-        inputs,
-        contexts,
-        layouts,
-        secrets,
-        settings,
-        allowed,
-        pull,
-        forced,
-        outputs,
-        travel,
-        asked,
-        warn,
-    } = request;
-    let checks = inputs.first().and_then(check_override).map(str::to_owned);
     let Site {
         store,
         client,
         events,
-        cancel,
-    } = site;
-    let resolver = Resolver::new(store.clone(), client.clone(), events.clone(), pull, layouts);
+        ..
+    } = &site;
+    let Request {
+        pull,
+        layouts,
+        travel,
+        ..
+    } = &request;
+    let resolver = Resolver::new(
+        store.clone(),
+        client.clone(),
+        events.clone(),
+        *pull,
+        layouts.clone(),
+    );
+    // With caches elsewhere there is more to wait for, and layers go there as soon as they are known.
+    let resolver = match travel.from.is_empty() && travel.to.is_empty() {
+        true => resolver.believing(),
+        false => resolver,
+    };
     let resolver = Arc::new(resolver);
-    let tokio = tokio::runtime::Handle::current();
-    let trees = Trees::new(store.clone(), events.clone(), settings.isolation);
+    let trees = Trees::new(store.clone(), events.clone(), request.settings.isolation);
     let outlet = Outlet {
         store: store.clone(),
         trees: Arc::new(trees),
         client: client.clone(),
         events: events.clone(),
-        tokio: tokio.clone(),
+        tokio: tokio::runtime::Handle::current(),
         elsewhere: Arc::new(Elsewhere::new(events.clone(), Vec::new())),
     };
     travel
@@ -183,29 +184,68 @@ async fn attempt(
         .iter()
         .for_each(|note| events.message(note.clone()));
     let (plans, outlet) = tokio::join!(
-        plan_all(&resolver, &dockerfile, inputs),
+        plan_all(&resolver, &request),
         travel::import(outlet, &travel.from)
     );
-    let mut plans = plans?;
-    forced::apply(&forced, &mut plans).map_err(|why| anyhow!(why))?;
-    check(&dockerfile, &plans, checks.as_deref(), &warn)?;
+    let mut plans = plans;
+    loop {
+        let result = match plans {
+            Ok(plans) => carry_out(&request, &site, &resolver, &outlet, plans, steps).await,
+            Err(error) => Err(error),
+        };
+        if resolver.conclude().await? {
+            return result;
+        }
+        plans = plan_all(&resolver, &request).await;
+    }
+}
+
+/// Works the plans.
+async fn carry_out(
+    request: &Request,
+    site: &Site,
+    resolver: &Arc<Resolver>,
+    outlet: &Outlet,
+    mut plans: Vec<Plan>,
+    steps: &mut Vec<explain::Step>,
+) -> Result<Built, BuildError> {
+    let Site {
+        store,
+        client,
+        events,
+        cancel,
+    } = site;
+    let Request {
+        dockerfile,
+        inputs,
+        contexts,
+        settings,
+        travel,
+        ..
+    } = request;
+    forced::apply(&request.forced, &mut plans).map_err(|why| anyhow!(why))?;
+    let checks = inputs.first().and_then(check_override);
+    check(dockerfile, &plans, checks, &request.warn)?;
     plans
         .iter()
-        .try_for_each(|plan| check_entitlements(plan, &allowed))?;
-    let devices = devices(&plans, &allowed, &settings.cdi)?;
+        .try_for_each(|plan| check_entitlements(plan, &request.allowed))?;
+    let devices = devices(&plans, &request.allowed, &settings.cdi)?;
     let epoch = plans.first().and_then(|plan| plan.source_date_epoch);
     let ops = Ops {
         store: store.clone(),
         trees: Arc::clone(&outlet.trees),
         client: client.clone(),
-        resolver: Arc::clone(&resolver),
+        resolver: Arc::clone(resolver),
         elsewhere: Arc::clone(&outlet.elsewhere),
         events: events.clone(),
         cancel: cancel.clone(),
         contexts: contexts.clone(),
-        secrets,
-        settings: Settings { epoch, ..settings },
-        tokio,
+        secrets: request.secrets.clone(),
+        settings: Settings {
+            epoch,
+            ..settings.clone()
+        },
+        tokio: outlet.tokio.clone(),
         renewed: Default::default(),
         devices,
         default_network: Default::default(),
@@ -220,14 +260,14 @@ async fn attempt(
         .collect();
     let graph = Graph::new(merged.nodes.clone(), &wanted);
     let in_image = graph.layers_of(&wanted);
-    let ahead = Ahead::new(&outlet, &outputs, epoch, &travel.to, in_image);
+    let ahead = Ahead::new(outlet, &request.outputs, epoch, &travel.to, in_image);
     let finishing = Finishing {
-        outlet,
+        outlet: outlet.clone(),
         plans,
         places: merged.places,
-        contexts,
-        outputs,
-        travel,
+        contexts: contexts.clone(),
+        outputs: request.outputs.clone(),
+        travel: travel.clone(),
         epoch,
         ahead,
     };
@@ -239,7 +279,9 @@ async fn attempt(
         let _ = sender.send(work(graph, &working, &finishing));
     });
     let built = built.await;
-    *steps = explained(&store, &merged.nodes, &ops.notes, &resolver, &asked).await;
+    if resolver.is_right().await {
+        *steps = explained(store, &merged.nodes, &ops.notes, resolver, &request.asked).await;
+    }
     built.map_err(|_| anyhow!("the engine ended: internal error"))?
 }
 
@@ -264,6 +306,9 @@ fn work(mut graph: Graph, ops: &Arc<Ops>, finishing: &Finishing) -> Result<Built
                 });
             }
         };
+        if !tokio.block_on(ops.resolver.is_right()) {
+            return Err(BuildError::Other(Mistaken.into()));
+        }
         match finishing.finish(&graph) {
             _ if cancel.is_cancelled() => return Err(BuildError::Cancelled),
             // An output needs a layer that a cache elsewhere does not have after all.
@@ -298,15 +343,12 @@ async fn explained(
     build.explain(store).unwrap_or_default()
 }
 
-async fn plan_all(
-    resolver: &Arc<Resolver>,
-    dockerfile: &Dockerfile,
-    inputs: Vec<Inputs>,
-) -> Result<Vec<Plan>, BuildError> {
+async fn plan_all(resolver: &Arc<Resolver>, request: &Request) -> Result<Vec<Plan>, BuildError> {
     let mut plans = Vec::new();
-    for mut inputs in inputs {
-        plans.push(resolver.plan(dockerfile, &mut inputs).await?);
+    for mut inputs in request.inputs.iter().cloned() {
+        plans.push(resolver.plan(&request.dockerfile, &mut inputs).await?);
     }
+    resolver.end_of_planning();
     Ok(plans)
 }
 

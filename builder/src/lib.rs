@@ -10,6 +10,7 @@
 
 mod ahead;
 mod assemble;
+mod belief;
 mod build;
 mod cdi;
 pub mod cli;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use lapstrake_cache::{DiffId, Digest, Store};
@@ -15,6 +15,7 @@ use lapstrake_frontend::span::Span;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use crate::belief::Beliefs;
 use crate::events::Events;
 use crate::fs::{Chain, ChainLayer, Origin, PulledLayer};
 use crate::oci::manifest::{self, Document, MAX_DOCUMENT};
@@ -56,6 +57,10 @@ pub(crate) struct Resolver {
     pull: bool,
     /// OCI layouts by the registry name that stands for them in references.
     layouts: BTreeMap<String, PathBuf>,
+    /// What is believed while registries are asked; nothing, unless somebody waits for their answers in the end.
+    beliefs: Option<Beliefs>,
+    /// The images that the Dockerfile asked for, with their places.
+    asked: std::sync::Mutex<Vec<Wanted>>,
     pins: Mutex<HashMap<(ImageRef, Platform), Slot>>,
     /// What each name stands for, asked once in a build, so that all platforms come from one push.
     sources: Mutex<HashMap<ImageRef, Arc<tokio::sync::OnceCell<Arc<Source>>>>>,
@@ -79,9 +84,45 @@ impl Resolver {
             events,
             pull,
             layouts,
+            beliefs: None,
+            asked: Default::default(),
             pins: Mutex::default(),
             sources: Mutex::default(),
         }
+    }
+
+    /// Believes until [`Resolver::conclude`] that names stand for what they stood for the last time.
+    pub(crate) fn believing(self) -> Self {
+        let beliefs = Beliefs::new(self.store.clone(), self.events.clone());
+        Self {
+            beliefs: Some(beliefs),
+            ..self
+        }
+    }
+
+    /// Whether all images that were believed to be what they were the last time are that: waits for the registries.
+    pub(crate) async fn is_right(&self) -> bool {
+        match &self.beliefs {
+            Some(beliefs) => beliefs.are_right().await,
+            None => true,
+        }
+    }
+
+    /// Whether what came of the pinned images counts. If not, they are forgotten, for the build to begin again.
+    pub(crate) async fn conclude(&self) -> Result<bool, PlanError> {
+        let Some(beliefs) = &self.beliefs else {
+            return Ok(true);
+        };
+        let is_right = beliefs.conclude().await.map_err(|(image, error)| {
+            let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let wanted = asked.iter().find(|wanted| wanted.reference == image);
+            failed(&image, wanted, error)
+        })?;
+        if !is_right {
+            self.pins.lock().await.clear();
+            self.sources.lock().await.clear();
+        }
+        Ok(is_right)
     }
 
     /// Lowers `dockerfile`, fetching the configs that it needs.
@@ -97,6 +138,13 @@ impl Resolver {
             })
         };
         self.answer(inputs, ask).await
+    }
+
+    /// From here on no image is pinned by belief.
+    pub(crate) fn end_of_planning(&self) {
+        if let Some(beliefs) = &self.beliefs {
+            beliefs.close();
+        }
     }
 
     /// Asks until there is an answer, fetching the configs that are wanted for it, in parallel, each time.
@@ -123,6 +171,10 @@ impl Resolver {
         self: &Arc<Self>,
         wanted: Vec<Wanted>,
     ) -> Result<Vec<(Wanted, Arc<Pin>)>, PlanError> {
+        self.asked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(wanted.iter().cloned());
         let mut running = JoinSet::new();
         for wanted in wanted {
             let resolver = Arc::clone(self);
@@ -135,18 +187,7 @@ impl Resolver {
         for (wanted, pin) in running.join_all().await {
             match pin {
                 Ok(pin) => pins.push((wanted, pin)),
-                Err(error) => {
-                    let near = wanted.near.map(|near| format!(" (did you mean {near}?)"));
-                    let error = error.context(format!(
-                        "load metadata for {}{}",
-                        wanted.reference,
-                        near.unwrap_or_default()
-                    ));
-                    return Err(PlanError::Image {
-                        span: Some(wanted.span),
-                        error,
-                    });
-                }
+                Err(error) => return Err(failed(&wanted.reference, Some(&wanted), error)),
             }
         }
         Ok(pins)
@@ -161,8 +202,16 @@ impl Resolver {
         let pin = slot.get_or_try_init(|| async {
             let step = self
                 .events
-                .begin(&format!("[internal] load metadata for {image}"));
-            step.end(self.fetch(image, platform).await.map(Arc::new))
+                .begin_aside(&format!("[internal] load metadata for {image}"));
+            let fetched = self.fetch(image, platform).await.map(Arc::new);
+            let step = match &self.beliefs {
+                Some(beliefs) => beliefs.defer(image, step).await,
+                None => Some(step),
+            };
+            match step {
+                Some(step) => step.end(fetched),
+                None => fetched,
+            }
         });
         pin.await.cloned()
     }
@@ -262,7 +311,11 @@ impl Resolver {
                 });
             }
         }
-        let (bytes, media_type) = match self.client.head(image).await? {
+        let head = match &self.beliefs {
+            Some(beliefs) => beliefs.head(&self.client, image).await?,
+            None => self.client.head(image).await?,
+        };
+        let (bytes, media_type) = match head {
             Some(head) => (self.document(&origin, &head).await?, head.media_type),
             None => {
                 let (descriptor, bytes) = self.client.resolve(image).await?;
@@ -326,6 +379,16 @@ impl Resolver {
         };
         self.store.put_blob(&bytes)?;
         Ok(bytes)
+    }
+}
+
+fn failed(image: &ImageRef, wanted: Option<&Wanted>, error: anyhow::Error) -> PlanError {
+    let near = wanted.and_then(|wanted| wanted.near.as_ref());
+    let near = near.map(|near| format!(" (did you mean {near}?)"));
+    let near = near.unwrap_or_default();
+    PlanError::Image {
+        span: wanted.map(|wanted| wanted.span),
+        error: error.context(format!("load metadata for {image}{near}")),
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 pub(crate) use graph::{Graph, index, inputs};
 pub(crate) use merge::merge;
 
+use crate::belief::Mistaken;
 use crate::events::Events;
 use crate::explain::Outcome;
 use crate::fs::{Built, Chain, ChainLayer, Fs, Keys};
@@ -185,12 +186,15 @@ pub(crate) fn solve<E: Executor>(
             }
             Err(error) => {
                 graph.failed(id);
+                let begins_again = error.is::<Mistaken>();
                 // Only the first failure is the user's; the others follow from stopping.
                 failure.get_or_insert_with(|| {
                     let node = graph.node(id).clone();
                     Box::new(Failure { node, error })
                 });
-                cancel.cancel();
+                if !begins_again {
+                    cancel.cancel();
+                }
             }
         }
     }

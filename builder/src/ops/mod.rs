@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lapstrake_cache::{Content, Encoder, Explainer, Hasher, Key, Layer, Store};
 use lapstrake_frontend::plan::{Mount, Network, Node, Op, OpId, Run, Sharing};
 use lapstrake_runtime::{Cancel, Limits, RESOLVER};
@@ -30,6 +30,7 @@ pub(crate) use image::materialise;
 pub(crate) use key::Visible;
 pub(crate) use run::identity;
 
+use crate::belief::Mistaken;
 use crate::cdi::Given;
 use crate::cli::Isolation;
 use crate::config::NetworkMode;
@@ -197,6 +198,7 @@ impl Executor for Ops {
     }
 
     fn run(&self, task: &Task, job: Job) -> Result<Layer> {
+        ensure!(self.tokio.block_on(self.resolver.is_right()), Mistaken);
         self.tell_of_owners(&task.node.op);
         match (&task.node.op, job) {
             (Op::Run(op), Job::Run(base, job)) => run::run(self, task, op, &base, &job),
@@ -404,7 +406,7 @@ fn hasher(kind: &str) -> Hasher {
 }
 
 /// A key of a few texts, for records that are no steps.
-fn key_of(kind: &str, parts: &[&[u8]]) -> Key {
+pub(crate) fn key_of(kind: &str, parts: &[&[u8]]) -> Key {
     let mut hasher = hasher(kind);
     hasher.list("parts", parts.len());
     for part in parts {

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use super::registry::Reply;
 use super::support::{MANIFEST, TestSpace, base_images, manifest, moved_base, shell, worked};
 
 /// What it is, what it does, and the steps that must be worked then.
@@ -335,6 +336,48 @@ fn a_base_that_moved_under_its_tag() {
     );
     put("one");
     assert_eq!(worked(&space.build(&["--pull", "."])), [""; 0]);
+}
+
+/// A build begins with what a tag stood for the last time, and tells and does nothing that would not be true.
+#[test]
+fn a_base_is_believed_until_its_registry_answers() {
+    let registry = base_images();
+    let put = |text: &str| {
+        let image = manifest(registry, "library/believed", "amd64", &moved_base(text));
+        registry.put_manifest("library/believed", "latest", MANIFEST, &image);
+    };
+    put("one");
+    let space =
+        TestSpace::with("ARG A=1\nFROM --platform=linux/amd64 believed\nWORKDIR /w\nCOPY f .\n");
+    space.write("f", "f");
+    space.build(&["-t", "made", "."]);
+    assert_eq!(worked(&space.build(&["-t", "made", "."])), [""; 0]);
+    put("two");
+    let anew = space.build(&["-t", "made", "."]);
+    assert_eq!(worked(&anew), ["WORKDIR /w", "COPY f ."]);
+    assert!(!anew.stderr.contains("CACHED"), "{}", anew.stderr);
+    // Half of it is believed: the one that is to be worked waits for the answer.
+    space.write("f", "g");
+    put("one");
+    let anew = space.build(&["-t", "made", "."]);
+    assert_eq!(worked(&anew), ["COPY f ."]);
+    assert_eq!(
+        anew.stderr.matches("[2/3] WORKDIR").count(),
+        1,
+        "{}",
+        anew.stderr
+    );
+    // A registry that does not know the image any more.
+    let made = space.run(&["inspect", "made"]).text();
+    let gone = Reply::new(404);
+    registry.fail(1, "HEAD /v2/library/believed/", gone);
+    let refused = space.run(&["build", "--progress=plain", "-t", "made", "."]);
+    assert_eq!(refused.code, Some(1));
+    for part in ["load metadata for", "Dockerfile:2", "ERROR"] {
+        assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
+    }
+    assert!(!refused.stderr.contains("CACHED"), "{}", refused.stderr);
+    assert_eq!(space.run(&["inspect", "made"]).text(), made);
 }
 
 /// Two ways to write the same: no step is worked for a change of the one into the other.
