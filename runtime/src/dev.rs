@@ -12,6 +12,7 @@ use rustix::process::{Gid, Uid};
 
 use crate::mount::{self, NODEV, NOEXEC, NOSUID};
 use crate::spec::{Device, DeviceKind};
+use crate::target;
 
 /// Name, major and minor number of what every Linux program may expect.
 pub(crate) const NODES: [(&str, u32, u32); 6] = [
@@ -32,21 +33,17 @@ pub(crate) const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Mounts a new `/dev` over `target`, which holds so much, and its `shm` so much. Nodes are made, or, with `bind_nodes`,
-/// those of the host are mounted.
+/// those of the host are mounted. Gives back the device null, open for reading.
 pub(crate) fn mount(
     target: BorrowedFd<'_>,
     bind_nodes: bool,
     tty_group: bool,
     (size, shm): (Option<u64>, u64),
-) -> io::Result<()> {
+) -> io::Result<OwnedFd> {
     let size = size.map(|bytes| bytes.to_string());
     let mut options = vec![("mode", "0755")];
     options.extend(size.as_deref().map(|bytes| ("size", bytes)));
     let dev = mount::create("tmpfs", &options, NOSUID)?;
-    let mode = Mode::from_raw_mode(0o755);
-    for name in ["pts", "shm", "mqueue"] {
-        mkdirat(&dev, name, mode)?;
-    }
     for (name, to) in LINKS {
         symlinkat(to, &dev, name)?;
     }
@@ -71,13 +68,21 @@ pub(crate) fn mount(
             bind_node(dev.as_fd(), name, makedev(major, minor))?;
         }
     }
-    mount_below(dev.as_fd(), tty_group, shm)
+    mount_below(dev.as_fd(), tty_group, shm)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(&dev, "null", flags, Mode::empty())?)
 }
 
-fn mount_below(dev: BorrowedFd<'_>, tty_group: bool, shm: u64) -> io::Result<()> {
+/// Mounts what is on top of any `/dev`, also one of the caller. There a directory that is missing is made, and one that
+/// cannot be made is left out; a link in its place is refused.
+pub(crate) fn mount_below(dev: BorrowedFd<'_>, tty_group: bool, shm: u64) -> io::Result<()> {
     let attach = |kind: &str, name: &str, options: &[(&str, &str)], attributes| -> io::Result<()> {
+        let target = match target::lasting_directory(dev, name) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => return Ok(()),
+            target => target?,
+        };
         let tree = mount::create(kind, options, attributes)?;
-        mount::attach(tree.as_fd(), mount::open_plain(dev, name)?.as_fd())
+        mount::attach(tree.as_fd(), target.as_fd())
     };
     let mut pts = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
     if tty_group {

@@ -105,15 +105,21 @@ fn plain(error: &io::Error) -> String {
         .to_lowercase()
 }
 
-/// Input from nowhere, both outputs, and nothing else once the command is executed.
-pub(crate) fn standard_streams(stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>) -> io::Result<()> {
-    let null = openat(
-        CWD,
-        "/dev/null",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    sys::duplicate_to(null.as_fd(), 0)?;
+/// Input from nowhere, both outputs, and nothing else once the command is executed. `null` is the device of that name where
+/// it was opened before the command's mounts could cover it.
+pub(crate) fn standard_streams(
+    null: Option<BorrowedFd<'_>>,
+    stdout: BorrowedFd<'_>,
+    stderr: BorrowedFd<'_>,
+) -> io::Result<()> {
+    match null {
+        Some(null) => sys::duplicate_to(null, 0)?,
+        None => {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let null = openat(CWD, "/dev/null", flags, Mode::empty())?;
+            sys::duplicate_to(null.as_fd(), 0)?;
+        }
+    }
     sys::duplicate_to(stdout, 1)?;
     sys::duplicate_to(stderr, 2)?;
     sys::close_from_on_exec(3)

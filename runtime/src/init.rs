@@ -19,7 +19,7 @@ use crate::plan::{STDERR, STDOUT, Slot, Step};
 use crate::spec::Device;
 use crate::target::{self, Shape, Stub, Targets};
 use crate::user::{self, User};
-use crate::{caps, dev, exec, network, protect, seccomp, sys, wire};
+use crate::{caps, dev, exec, network, protect, seccomp, sys, sysfs, wire};
 
 /// The exit code of a child that never became a command; its report says why.
 pub(crate) const FAILED: i32 = 125;
@@ -76,6 +76,7 @@ fn run(socket: &OwnedFd, devices_bounded: bool) -> i32 {
         fds,
         root: None,
         memory: None,
+        null: None,
         user: None,
         stubs: Vec::new(),
         devices_bounded,
@@ -106,6 +107,8 @@ struct State {
     root: Option<OwnedFd>,
     /// A file system in memory, for files and for empty directories that cover others.
     memory: Option<OwnedFd>,
+    /// The device null of our `/dev`, open: the caller may cover that.
+    null: Option<OwnedFd>,
     user: Option<User>,
     stubs: Vec<Stub>,
     devices_bounded: bool,
@@ -178,7 +181,10 @@ impl State {
                 user_xattrs,
             } => self.mount_overlay(&lowers, &upper, &work, user_xattrs),
             Step::CopiedRoot { tree, upper, work } => self.mount_copy(tree, &upper, &work),
-            Step::Proc => self.mount_fresh("proc", "proc", NOSUID | NODEV | NOEXEC),
+            Step::Proc => {
+                let target = target::lasting_directory(self.root()?, "proc")?;
+                mount::fresh("proc", target.as_fd(), NOSUID | NODEV | NOEXEC)
+            }
             Step::Dev {
                 bind_nodes,
                 tty_group,
@@ -187,14 +193,21 @@ impl State {
             } => {
                 let target = target::lasting_directory(self.root()?, "dev")?;
                 self.user_namespace = bind_nodes;
-                dev::mount(
+                let null = dev::mount(
                     target.as_fd(),
                     bind_nodes || !self.devices_bounded,
                     tty_group,
                     (size, shm),
-                )
+                )?;
+                self.null = Some(null);
+                Ok(())
+            }
+            Step::DevAgain { tty_group, shm } => {
+                let dev = mount::open_plain(self.root()?, "dev")?;
+                dev::mount_below(dev.as_fd(), tty_group, shm)
             }
             Step::Sys { writable } => self.mount_sys(writable),
+            Step::CgroupAgain { writable } => sysfs::mount_cgroup(self.root()?, writable),
             Step::HostDevices => dev::add_host_devices(self.root()?),
             Step::Device(device) => self.add_device(&device),
             Step::File {
@@ -225,7 +238,9 @@ impl State {
             Step::Tmpfs { target, size, mode } => self.mount_tmpfs(&target, size, mode),
             Step::Protect { masked, readonly } => {
                 let empty = mount::open_plain(self.memory()?, "empty")?;
-                protect::protect(self.root()?, empty.as_fd(), &masked, &readonly)
+                let null = self.null.as_ref().ok_or_else(|| missing("device null"))?;
+                let covers = (empty.as_fd(), null.as_fd());
+                protect::protect(self.root()?, covers, &masked, &readonly)
             }
             Step::Pivot => self.pivot(),
             Step::Chroot(slot) => self.change_root(slot),
@@ -286,48 +301,9 @@ impl State {
         Ok(())
     }
 
-    fn mount_fresh(
-        &mut self,
-        kind: &str,
-        name: &str,
-        attributes: MountAttrFlags,
-    ) -> io::Result<()> {
-        let target = target::lasting_directory(self.root()?, name)?;
-        let tree = mount::create(kind, &[], attributes)?;
-        mount::attach(tree.as_fd(), target.as_fd())
-    }
-
     fn mount_sys(&mut self, writable: bool) -> io::Result<()> {
-        let common = NOSUID | NODEV | NOEXEC;
-        let attributes = if writable { common } else { common | RDONLY };
-        match self.mount_fresh("sysfs", "sys", attributes) {
-            // In a user namespace a sysfs can only be mounted with a network namespace of one's own.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let tree = mount::clone_tree(CWD, Path::new("/sys"))?;
-                mount::restrict(tree.as_fd(), common | RDONLY)?;
-                let target = target::lasting_directory(self.root()?, "sys")?;
-                mount::attach(tree.as_fd(), target.as_fd())?;
-                // The machine's groups come with it.
-                if let Ok(groups) = mount::open_plain(self.root()?, "sys/fs/cgroup") {
-                    let empty = mount::open_plain(self.memory()?, "empty")?;
-                    protect::cover(groups.as_fd(), empty.as_fd())?;
-                }
-            }
-            done => done?,
-        }
-        if !std::fs::read_to_string("/proc/self/cgroup")
-            .is_ok_and(|groups| groups.lines().count() == 1)
-        {
-            // Version 1 somewhere: programs would draw wrong conclusions from seeing the other.
-            return Ok(());
-        }
-        let Ok(target) = mount::open_plain(self.root()?, "sys/fs/cgroup") else {
-            return Ok(());
-        };
-        match mount::create("cgroup2", &[], attributes) {
-            Ok(tree) => mount::attach(tree.as_fd(), target.as_fd()),
-            Err(_) => Ok(()),
-        }
+        let empty = mount::open_plain(self.memory()?, "empty")?;
+        sysfs::mount(self.root()?, empty.as_fd(), writable)
     }
 
     fn mount_file(
@@ -469,7 +445,8 @@ fn keyring() -> io::Result<()> {
 
 fn exec(socket: &OwnedFd, state: &State, argv: &[String], env: Vec<(String, String)>) -> i32 {
     let stubs = state.stubs.clone();
-    let streams = || exec::standard_streams(state.slot(STDOUT)?, state.slot(STDERR)?);
+    let null = state.null.as_ref().map(AsFd::as_fd);
+    let streams = || exec::standard_streams(null, state.slot(STDOUT)?, state.slot(STDERR)?);
     if let Err(error) = streams() {
         report(
             socket,

@@ -61,6 +61,7 @@ mod seccomp;
 mod spawn;
 mod spec;
 mod sys;
+mod sysfs;
 mod target;
 mod user;
 mod wire;

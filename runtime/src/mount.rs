@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -75,6 +75,15 @@ pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> io::
 pub(crate) fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     Ok(move_mount(tree, "", target, "", flags)?)
+}
+
+/// Mounts a new instance of a file system, without options, over `target`.
+pub(crate) fn fresh(
+    kind: &str,
+    target: BorrowedFd<'_>,
+    attributes: MountAttrFlags,
+) -> io::Result<()> {
+    attach(create(kind, &[], attributes)?.as_fd(), target)
 }
 
 /// Opens `path` below `root` without reading it; symbolic links stay inside.

@@ -4,6 +4,7 @@
 //! `testdata/steps` can pin it and one place ([`crate::init`]) interprets it.
 
 mod check;
+mod mounts;
 
 use std::path::PathBuf;
 
@@ -14,8 +15,9 @@ pub(crate) use check::sorted;
 use crate::Error;
 use crate::caps::{self, Capabilities};
 use crate::merge::Take;
-use crate::spec::{Access, Device, Limits, MountKind, Network, RunSpec, Security};
+use crate::spec::{Device, Network, RunSpec, Security};
 use check::check;
+use mounts::{dev_size, shm_size};
 
 /// Index of a descriptor that travels with the steps.
 pub(crate) type Slot = usize;
@@ -118,8 +120,12 @@ pub(crate) enum Step {
         size: Option<u64>,
         shm: u64,
     },
+    /// What is mounted in a `/dev`, once more, in the caller's.
+    DevAgain { tty_group: bool, shm: u64 },
     /// `/sys`.
     Sys { writable: bool },
+    /// The control groups once more, in the caller's `/sys`.
+    CgroupAgain { writable: bool },
     /// All devices of the host, in `/dev`.
     HostDevices,
     /// One device of the host.
@@ -199,7 +205,9 @@ impl Step {
             Step::CopiedRoot { .. } => "mount the copy of the layers".into(),
             Step::Proc => "mount /proc".into(),
             Step::Dev { .. } => "mount /dev".into(),
+            Step::DevAgain { .. } => "mount what belongs in /dev".into(),
             Step::Sys { .. } => "mount /sys".into(),
+            Step::CgroupAgain { .. } => "mount /sys/fs/cgroup".into(),
             Step::HostDevices => "add the devices of the host".into(),
             Step::Device(device) => format!("add the device {}", device.target),
             Step::File { target, .. } | Step::Bind { target, .. } | Step::View { target, .. } => {
@@ -307,7 +315,7 @@ impl Plan {
             bind_nodes: host.user_namespace,
             tty_group: !host.single_id,
             size: dev_size(spec)?,
-            shm: spec.limits.shm_size.unwrap_or(Limits::DEFAULT_SHM),
+            shm: shm_size(spec),
         });
         // After JoinNetwork: a sysfs shows the network namespace of who mounts it.
         self.steps.push(Step::Sys { writable: insecure });
@@ -331,92 +339,6 @@ impl Plan {
             });
         }
         Ok(())
-    }
-
-    fn mounts(&mut self, spec: &RunSpec, host: Host) -> Result<(), Error> {
-        for (target, kind) in sorted(&spec.mounts)? {
-            if is_new_dev(&target, kind) {
-                continue;
-            }
-            let step = self.mount(target, kind, (host, spec.security));
-            self.steps.push(step);
-        }
-        Ok(())
-    }
-
-    fn mount(&mut self, target: String, kind: &MountKind, on: (Host, Security)) -> Step {
-        let (host, security) = on;
-        match kind {
-            MountKind::Bind { source, readonly } => Step::Bind {
-                target,
-                source: self.slot(Resource::Tree(source.clone())),
-                readonly: *readonly,
-            },
-            MountKind::Socket { path } => Step::Bind {
-                target,
-                source: self.slot(Resource::Tree(path.clone())),
-                readonly: false,
-            },
-            MountKind::View {
-                lowers,
-                source,
-                access,
-                scratch,
-            } => {
-                let (lowers, source) = (lowers.clone(), source.clone());
-                let (scratch, readonly) = (scratch.clone(), *access == Access::ReadOnly);
-                match host.stack {
-                    Stack::Overlay { user_xattrs } => Step::View {
-                        target,
-                        lowers,
-                        source,
-                        readonly,
-                        scratch,
-                        user_xattrs,
-                    },
-                    Stack::Copy => {
-                        // A command that is not confined can make a mount writable.
-                        let take = match security {
-                            Security::Sandbox if readonly => Take::Link,
-                            _ => Take::Copy,
-                        };
-                        let source = self.slot(Resource::Copy {
-                            target: target.clone(),
-                            lowers,
-                            source,
-                            scratch,
-                            take,
-                        });
-                        Step::Bind {
-                            target,
-                            source,
-                            readonly,
-                        }
-                    }
-                }
-            }
-            MountKind::Tmpfs { size, mode } => Step::Tmpfs {
-                target,
-                size: *size,
-                mode: mode.unwrap_or(0o1777),
-            },
-            MountKind::File {
-                content,
-                mode,
-                uid,
-                gid,
-            } => {
-                let content = self.slot(Resource::Bytes(content.clone()));
-                Step::File {
-                    target,
-                    content,
-                    mode: *mode,
-                    uid: *uid,
-                    gid: *gid,
-                    exec: true,
-                }
-            }
-        }
     }
 
     fn confinement(&mut self, spec: &RunSpec, host: Host) {
@@ -464,24 +386,6 @@ impl Plan {
             env: spec.process.env.clone(),
         });
     }
-}
-
-/// A `tmpfs` on `/dev` takes the place of ours, as with BuildKit: the same devices are in it, its size is the caller's.
-/// Anything else there covers ours.
-fn is_new_dev(target: &str, kind: &MountKind) -> bool {
-    target == "/dev" && matches!(kind, MountKind::Tmpfs { .. })
-}
-
-/// How much `/dev` may hold in files; without a number the kernel bounds it.
-fn dev_size(spec: &RunSpec) -> Result<Option<u64>, Error> {
-    let mounts = sorted(&spec.mounts)?;
-    let given = mounts
-        .iter()
-        .find(|(target, kind)| is_new_dev(target, kind));
-    Ok(match given {
-        Some((_, MountKind::Tmpfs { size, .. })) => *size,
-        _ => Some(DEV_SIZE),
-    })
 }
 
 /// The steps of `spec` where its root is put together beforehand ([`crate::bare`]): the directory in slot [`FIRST`].

@@ -11,21 +11,20 @@ use crate::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 /// What `fstatfs` says of a procfs.
 pub(crate) const PROC_SUPER_MAGIC: rustix::fs::FsWord = 0x9fa0;
 
-/// Covers each of `masked` by the device null or by `empty`, and makes each of `readonly` so. What does not exist is
+/// Covers each of `masked` by the device `null` or by `empty`, and makes each of `readonly` so. What does not exist is
 /// passed over; `*` in a path stands for every entry of that directory whose name starts with what precedes it.
 pub(crate) fn protect(
     root: BorrowedFd<'_>,
-    empty: BorrowedFd<'_>,
+    (empty, null): (BorrowedFd<'_>, BorrowedFd<'_>),
     masked: &[String],
     readonly: &[String],
 ) -> io::Result<()> {
-    let null = mount::open_plain(root, "dev/null")?;
-    if fstat(&null)?.st_rdev != makedev(1, 3) {
+    if fstat(null)?.st_rdev != makedev(1, 3) {
         return Err(io::Error::other("/dev/null is not the null device"));
     }
     for path in masked {
         for path in expand(root, path)? {
-            mask(root, empty, null.as_fd(), &path)?;
+            mask(root, empty, null, &path)?;
         }
     }
     readonly

@@ -59,6 +59,8 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("tmpfs", Needs::Nothing, tmpfs),
     ("tmpfs-on-dev", Needs::Nothing, tmpfs_on_dev),
+    ("folders-on-dev", Needs::Nothing, folders_on_dev),
+    ("tmpfs-on-sys", Needs::Nothing, tmpfs_on_sys),
     ("order_of_mounts", Needs::Nothing, order_of_mounts),
     (
         "targets_that_are_refused",
@@ -450,6 +452,43 @@ fn tmpfs_on_dev(space: &Space) {
         outcome(&spec).ok(),
         "character special file\ndirectory\ndirectory\n1\nbounded"
     );
+}
+
+/// What belongs in a `/dev` is on top of them, where there is a place for it; the devices are not.
+fn folders_on_dev(space: &Space) {
+    let script = "ls /dev; cat /proc/interrupts; ls /dev/pts; (echo kept > /dev/shm/x) && cat /dev/shm/x; true";
+    let output_on = |from: &Path, readonly| {
+        let mut spec = space.sh(script);
+        spec.mounts.push(bind("/dev", from, readonly));
+        outcome(&spec).ok()
+    };
+    let all = "mqueue\nown\npts\nshm\nptmx\nkept";
+    let folder = layer(space, &[("own", "")]);
+    // They are made where they can be, and stay.
+    assert_eq!(output_on(&folder, true), "own");
+    assert_eq!(output_on(&folder, false), all);
+    assert_eq!(output_on(&folder, true), all);
+    // No link leads them elsewhere.
+    fs::remove_dir(folder.join("shm")).unwrap();
+    symlink("/etc", folder.join("shm")).unwrap();
+    let mut spec = space.sh("true");
+    spec.mounts.push(bind("/dev", &folder, false));
+    assert!(refused(&spec).contains("/dev"), "{}", refused(&spec));
+}
+
+/// The control groups are on top, as without it.
+fn tmpfs_on_sys(space: &Space) {
+    let groups = "grep -c ' /sys/fs/cgroup cgroup2' /proc/mounts; true";
+    let mut spec = space.sh(groups);
+    let without = outcome(&spec).ok();
+    spec.mounts.push(mount(
+        "/sys",
+        MountKind::Tmpfs {
+            size: None,
+            mode: None,
+        },
+    ));
+    assert_eq!(outcome(&spec).ok(), without);
 }
 
 fn order_of_mounts(space: &Space) {
