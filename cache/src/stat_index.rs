@@ -214,6 +214,11 @@ impl Table {
     }
 }
 
+fn present() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(now.unwrap_or_default().as_secs()).unwrap_or(0)
+}
+
 /// Whether a file is a whole index.
 pub(crate) fn is_whole(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|bytes| Table(bytes).is_whole())
@@ -225,10 +230,7 @@ impl StatIndex {
         let name = Path::new(STATS).join(to_hex(id));
         let table = Table::new(std::fs::read(store.root().join(&name)).unwrap_or_default());
         let used = (0..table.len()).map(|_| AtomicBool::new(false)).collect();
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let started = i64::try_from(now.as_secs()).unwrap_or(0);
+        let started = present();
         Self {
             name,
             table,
@@ -278,7 +280,8 @@ impl StatIndex {
     /// Writes the index, if there is something new to remember.
     pub fn save(&self, store: &Store) -> Result<()> {
         let mut fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner);
-        let safe = self.started - TICK;
+        // A clock that was set back would have files of this moment look old.
+        let safe = self.started.min(present()) - TICK;
         fresh.retain(|_, record| record.mtime.secs < safe && record.ctime.secs < safe);
         if fresh.is_empty() {
             return Ok(());
@@ -309,5 +312,29 @@ impl StatIndex {
             Some(bytes) => store.replace_file(&self.name, &bytes),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_this_moment_is_not_recorded_when_the_clock_was_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        std::fs::write(dir.path().join("a"), "a").unwrap();
+        let context = std::fs::File::open(dir.path()).unwrap();
+        let meta = stat_beneath(context.as_fd(), Path::new("a")).unwrap();
+        let mut index = StatIndex::load(&store, &[0; 32]);
+        index.started += 3600;
+        index
+            .digest(context.as_fd(), Path::new("a"), &meta)
+            .unwrap();
+        index.save(&store).unwrap();
+        assert_eq!(StatIndex::load(&store, &[0; 32]).table.len(), 0);
     }
 }

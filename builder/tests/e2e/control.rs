@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use super::support::{TestSpace, worked};
+use super::support::{TestSpace, shell, worked};
 
 const STAGES: &str = "\
 FROM busybox AS one
@@ -128,4 +128,17 @@ fn write_bits_of_checkouts_do_not_count_when_normalized() {
         worked(&space.build(&["--context-modes=normalized", "."])),
         ["COPY src /made"]
     );
+}
+
+#[test]
+fn a_result_from_the_future_is_not_young() {
+    let space = TestSpace::with("FROM busybox\nRUN echo > /b\n");
+    space.build(&["."]);
+    let keys = space.path("../store/keys-v1");
+    shell(&keys, r#"sed -i -E 's/"worked":1/"worked":9/' *"#);
+    assert_eq!(
+        worked(&space.build(&["--cache-ttl=1h", "."])),
+        ["RUN echo > /b"]
+    );
+    assert_eq!(worked(&space.build(&["--cache-ttl=1h", "."])), [""; 0]);
 }
