@@ -77,6 +77,11 @@ const LARGE: u64 = 4 << 30;
 /// And refused when it grew more than so many times: files of nothing but zeros do that (gzip: 1030 times), images hardly.
 const GROWTH: u64 = 250;
 
+/// The most that a stream of this packed size may unpack to.
+pub(crate) fn most(packed: u64) -> u64 {
+    LARGE.max(packed.saturating_add(1).saturating_mul(GROWTH) - 1)
+}
+
 /// Opens a compressed stream by its first bytes; anything unknown is passed through. What grows out of all proportion is refused.
 pub(crate) fn decompress<'a>(
     mut input: impl Read + Send + 'a,
@@ -318,6 +323,10 @@ mod tests {
         };
         let bomb = unpack(1 << 16, 1000).unwrap_err();
         assert_eq!(bomb.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            (most(9), most(1 << 30)),
+            (LARGE, ((1 << 30) + 1) * GROWTH - 1)
+        );
         assert_eq!(unpack(1 << 20, 1000).unwrap(), 1 << 20);
         assert_eq!(unpack(1 << 16, 8000).unwrap(), 1 << 20);
     }

@@ -40,7 +40,7 @@ impl Store {
         let (tar, mut out) = io::pipe().at("open", &clamped.path)?;
         std::thread::scope(|scope| {
             let writing = scope.spawn(move || clamped.write(&mut out));
-            let unpacked = self.extract_into(into, tar, diff_id);
+            let unpacked = self.extract_into(into, tar, diff_id, u64::MAX);
             match writing.join() {
                 Ok(Err(error)) if !is_broken_pipe(&error) => Err(error),
                 _ => unpacked,

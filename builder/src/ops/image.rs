@@ -7,7 +7,7 @@ use lapstrake_cache::Store;
 use tokio::runtime::Handle;
 
 use super::{Ops, key_of};
-use crate::compress::decompress;
+use crate::compress::{decompress, most};
 use crate::engine::Task;
 use crate::events::Step;
 use crate::fetch::fetch_blob;
@@ -100,7 +100,7 @@ fn bring(
     step.status(&item, 0, None, false);
     let tar = decompress(blob)?;
     store
-        .extract(tar, diff_id)
+        .extract_within(tar, diff_id, most(descriptor.size))
         .with_context(|| format!("extract layer {}", descriptor.digest))?;
     step.status(&item, descriptor.size, Some(descriptor.size), true);
     Ok(())

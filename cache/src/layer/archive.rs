@@ -68,10 +68,14 @@ pub(crate) struct Archive<'a> {
     left: u64,
     padding: u64,
     holes: u64,
+    /// How much of it was read, and the most that there may be.
+    read: u64,
+    most: u64,
 }
 
 impl<'a> Archive<'a> {
-    pub(crate) fn new(source: Source<'a>) -> Self {
+    /// An entry with which the archive would have more than `most` bytes is refused before it is read.
+    pub(crate) fn new(source: Source<'a>, most: u64) -> Self {
         let mut parser = Parser::new(Limits::default());
         // Numbers are checked below, with their signs.
         parser.set_ignore_pax_errors(true);
@@ -82,6 +86,8 @@ impl<'a> Archive<'a> {
             left: 0,
             padding: 0,
             holes: 0,
+            read: 0,
+            most,
         }
     }
 
@@ -134,7 +140,7 @@ impl<'a> Archive<'a> {
                     )
                 }
             };
-            self.source.consume(consumed);
+            self.consume(consumed);
             min = BLOCK as usize;
             if let Some((header, stored)) = header {
                 self.account(&header, stored)?;
@@ -156,14 +162,26 @@ impl<'a> Archive<'a> {
                 return Err(Failure::refused("it ends in the middle of a file").into());
             }
             each(&piece[..len])?;
-            self.source.consume(len);
+            self.consume(len);
             self.left -= len as u64;
             count -= len as u64;
         }
         Ok(())
     }
 
+    fn consume(&mut self, count: usize) {
+        self.source.consume(count);
+        self.read += count as u64;
+    }
+
     fn account(&mut self, header: &Header, stored: u64) -> Result<(), Failure> {
+        if self.read.saturating_add(stored) > self.most {
+            let reason = format!(
+                "with it the archive has more than {} bytes, which is out of all proportion to its packed size",
+                self.most
+            );
+            return Err(Failure::Refused(header.path.clone(), reason));
+        }
         self.left = stored;
         self.padding = (BLOCK - stored % BLOCK) % BLOCK;
         if header.sparse.is_some() {

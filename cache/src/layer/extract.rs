@@ -28,6 +28,8 @@ const QUEUE: usize = 8;
 pub struct Unpack {
     /// The owner of everything; by default, what the archive says.
     pub chown: Option<(u32, u32)>,
+    /// The most bytes that the archive may have; one that says that it has more is refused before they are read.
+    pub most: Option<u64>,
 }
 
 /// Unpacks an archive of files (not a layer: names that begin with `.wh.` are names) over what is
@@ -44,7 +46,8 @@ pub fn unpack_archive(tar: impl Read, dest: BorrowedFd<'_>, options: &Unpack) ->
             None
         }
     });
-    let unpacked = unpack(blocks, dest, Meaning::Files(options.chown));
+    let most = options.most.unwrap_or(u64::MAX);
+    let unpacked = unpack(blocks, dest, Meaning::Files(options.chown), most);
     match broken {
         Some(error) => Err(read_error(error)),
         None => Ok(unpacked?.omitted),
@@ -55,8 +58,14 @@ impl Store {
     /// Makes a layer of the uncompressed tar of an image's layer, which may be hostile. On return
     /// the layer is in the store and its digest is `expected`; on failure, nothing of it is.
     pub fn extract(&self, tar: impl Read, expected: &DiffId) -> Result<Layer> {
+        self.extract_within(tar, expected, u64::MAX)
+    }
+
+    /// The same, of a tar that may have no more than `most` bytes: one that says that it has more is refused before they
+    /// are read.
+    pub fn extract_within(&self, tar: impl Read, expected: &DiffId, most: u64) -> Result<Layer> {
         let active = self.snapshot(&[])?;
-        let facts = self.extract_into(&active, tar, expected)?;
+        let facts = self.extract_into(&active, tar, expected, most)?;
         self.publish(active.scratch(), expected, &facts)
     }
 
@@ -66,10 +75,11 @@ impl Store {
         active: &Active,
         tar: impl Read,
         expected: &DiffId,
+        most: u64,
     ) -> Result<Facts> {
         let root = dir::open(active.upper()).at("open", active.upper())?;
         let meaning = Meaning::Layer(self.marks());
-        let (digest, size, unpacked) = hash_and_unpack(tar, root.as_fd(), meaning)?;
+        let (digest, size, unpacked) = hash_and_unpack(tar, root.as_fd(), meaning, most)?;
         if digest != expected.0 {
             return Err(Error::Corrupt {
                 what: "layer".to_owned(),
@@ -97,19 +107,20 @@ fn hash_and_unpack(
     mut tar: impl Read,
     root: BorrowedFd<'_>,
     meaning: Meaning,
+    most: u64,
 ) -> Result<(Digest, u64, Unpacked)> {
     let first = read_block(&mut tar).map_err(read_error)?;
     if first.len() < BLOCK {
         let digest = Digest::of(&first);
         let size = first.len() as u64;
-        let unpacked = unpack(std::iter::once(Arc::new(first)), root, meaning)?;
+        let unpacked = unpack(std::iter::once(Arc::new(first)), root, meaning, most)?;
         return Ok((digest, size, unpacked));
     }
     std::thread::scope(|scope| {
         let (to_hash, hash_queue) = sync_channel(QUEUE);
         let (to_unpack, unpack_queue) = sync_channel(QUEUE);
         let hashing = scope.spawn(move || hash(&hash_queue));
-        let unpacking = scope.spawn(move || unpack(unpack_queue.into_iter(), root, meaning));
+        let unpacking = scope.spawn(move || unpack(unpack_queue.into_iter(), root, meaning, most));
         let first = Arc::new(first);
         let rest = pump(first, &mut tar, |block| {
             // Hashing ends only when it is told to; unpacking at the archive's end, or where it
@@ -163,11 +174,12 @@ fn unpack(
     mut blocks: impl Iterator<Item = Block>,
     root: BorrowedFd<'_>,
     meaning: Meaning,
+    most: u64,
 ) -> Result<Unpacked> {
     let source = Source::new(Box::new(move || Ok(blocks.next())));
     let unpacker = Unpacker::new(root, meaning);
     unpacker
-        .run(&mut Archive::new(source))
+        .run(&mut Archive::new(source, most))
         .map_err(|(entry, failure)| explain(&entry, failure))
 }
 

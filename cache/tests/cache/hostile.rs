@@ -649,6 +649,7 @@ fn nothing_outside_is_touched() {
         let fd = fs::File::open(&dest).unwrap();
         let options = Unpack {
             chown: Some((0, 0)),
+            most: None,
         };
         let files = unpack_archive(&attack.tar[..], fd.as_fd(), &options).map(|_| dest.clone());
         canary.check(attack.name);
@@ -1028,6 +1029,7 @@ fn files_go_over_what_is_there() {
         fd.as_fd(),
         &Unpack {
             chown: Some((7, 8)),
+            most: None,
         },
     )
     .unwrap();

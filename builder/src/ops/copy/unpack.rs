@@ -13,7 +13,7 @@ use super::canvas::Canvas;
 use super::place::{Metadata, directory_target};
 use super::select::Item;
 use super::tree::Tree;
-use crate::compress::decompress;
+use crate::compress::{decompress, most};
 use crate::paths::shown;
 
 /// A tar header block; shorter streams are no archives.
@@ -34,8 +34,12 @@ pub(super) fn unpack(
     }
     let target = directory_target(canvas, destination, meta)?;
     canvas.through_overlay(&target, &mut |root| {
-        let tar = decompress(tree.open_file(&item.real)?)?;
-        let options = Unpack { chown: meta.owner };
+        let file = tree.open_file(&item.real)?;
+        let options = Unpack {
+            chown: meta.owner,
+            most: Some(most(file.metadata()?.len())),
+        };
+        let tar = decompress(file)?;
         lapstrake_cache::unpack_archive(tar, root.as_fd(), &options)
             .with_context(|| format!("unpack {}", shown(&item.real)))?;
         Ok(())
@@ -60,6 +64,7 @@ pub(crate) fn unpack_if_archive(
             root.as_fd(),
             &Unpack {
                 chown: Some((0, 0)),
+                most: None,
             },
         )?;
         return Ok(None);

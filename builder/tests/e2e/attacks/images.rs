@@ -484,3 +484,45 @@ fn control_characters_are_shown_as_such() {
         assert!(!seen(&ended), "{:?}", ended.stderr);
     }
 }
+
+/// Of a file of 5 GiB of nothing but zeros: the head of its archive, and the whole in 5 MB.
+fn bomb() -> (Vec<u8>, Vec<u8>) {
+    const SIZE: usize = 5 << 30;
+    const PIECE: usize = 16 << 20;
+    let mut header = tar::Header::new_ustar();
+    header.set_path("zeros").unwrap();
+    header.set_mode(0o644);
+    header.set_size(SIZE as u64);
+    header.set_cksum();
+    let head = header.as_bytes().to_vec();
+    let piece = compressed("gzip", &vec![0; PIECE]);
+    let packed = [compressed("gzip", &head), piece.repeat(SIZE / PIECE)].concat();
+    (head, packed)
+}
+
+#[test]
+fn a_bomb_is_refused_before_it_is_unpacked() {
+    let (head, packed) = bomb();
+    let refused = |space: &TestSpace, what: &str| {
+        let start = Instant::now();
+        let ended = space.run(&["build", "--progress=plain", "."]);
+        failed(
+            space,
+            what,
+            &ended,
+            "out of all proportion to its packed size",
+        );
+        assert!(
+            start.elapsed().as_secs() < 5,
+            "{what}: {:?}",
+            start.elapsed()
+        );
+    };
+    let space = TestSpace::with("FROM scratch\nADD bomb.tar.gz /\n");
+    space.write("bomb.tar.gz", &packed);
+    refused(&space, "an archive");
+    let registry = Registry::start(Auth::Open);
+    Forged::of_blob(&registry, "bomb", &head, &packed).put(&registry, "bomb");
+    let image = format!("FROM {}/bomb:v1\nWORKDIR /x\n", registry.host());
+    refused(&TestSpace::with(&image), "a layer");
+}
