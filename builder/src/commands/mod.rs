@@ -47,6 +47,8 @@ pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
     };
     let surroundings = Surroundings {
         root,
+        // Before namespaces are entered, in which every user is root.
+        is_root: rustix::process::geteuid().is_root(),
         config,
         debug,
         env,
@@ -76,6 +78,8 @@ pub fn run(invocation: Invocation, env: &Environment) -> ExitCode {
 /// What every command works with.
 struct Surroundings<'a> {
     root: Option<PathBuf>,
+    /// Whether it was root who started this process.
+    is_root: bool,
     config: Config,
     debug: bool,
     env: &'a Environment,
@@ -88,9 +92,7 @@ impl Surroundings<'_> {
         if let Some(root) = &self.root {
             return Ok(root.clone());
         }
-        if rustix::process::geteuid().is_root()
-            && self.env.nonempty("LAPSTRAKE_USER_HOME").is_none()
-        {
+        if self.is_root {
             return Ok(PathBuf::from("/var/lib/lapstrake"));
         }
         let home = || {

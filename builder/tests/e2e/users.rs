@@ -201,3 +201,21 @@ fn with_one_id_what_is_lost_is_said_once_and_what_cannot_be_is_refused() {
         ended.stderr
     );
 }
+
+#[test]
+fn the_store_of_an_ordinary_user_is_in_the_home_directory() {
+    let space = TestSpace::with("FROM busybox\nRUN true\n").env("LAPSTRAKE_ROOT", "");
+    let home = space.path("..").canonicalize().unwrap();
+    let wanted = home.join(".local/share/lapstrake");
+    let ended = as_nobody(&space, RANGE, &["build", "--progress=plain", "."]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(wanted.join("version").exists());
+    let told = as_nobody(&space, RANGE, &["info"]).text();
+    assert!(told.contains(&format!(" {}\n", wanted.display())), "{told}");
+    let space = space.env("XDG_DATA_HOME", home.join("data").display().to_string());
+    let told = as_nobody(&space, RANGE, &["info"]).text();
+    assert!(
+        told.contains(&format!(" {}\n", home.join("data/lapstrake").display())),
+        "{told}"
+    );
+}
