@@ -1,6 +1,7 @@
 //! `EXPOSE`: ports, ranges of them, and protocols.
 
 use serde_json::json;
+use smol_str::{SmolStr, format_smolstr};
 
 use super::{Lowering, State};
 use crate::ast::Word;
@@ -8,6 +9,9 @@ use crate::diag::{Code, Diagnostic};
 use crate::expand;
 use crate::lint::Warning;
 use crate::text::list;
+
+/// The first is meant where none is named.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
 
 /// All there are, of the three protocols; an instruction that names more repeats itself.
 const MAX_PORTS: usize = 3 * 65536;
@@ -38,7 +42,7 @@ impl Lowering<'_> {
             .config
             .config
             .exposed_ports
-            .extend(exposed.into_iter().map(|port| (port.into(), json!({}))));
+            .extend(exposed.into_iter().map(|port| (port, json!({}))));
         Ok(())
     }
 }
@@ -58,7 +62,7 @@ impl State {
 }
 
 /// Reads `[[ip:]host:]port[-port][/protocol]`. What stands before the container's port is checked and dropped.
-fn parse(word: &str) -> Result<Vec<String>, String> {
+fn parse(word: &str) -> Result<impl Iterator<Item = SmolStr>, String> {
     let (host, rest) = word
         .rsplit_once(':')
         .map_or((None, word), |(host, rest)| (Some(host), rest));
@@ -71,10 +75,14 @@ fn parse(word: &str) -> Result<Vec<String>, String> {
     if ports.is_empty() {
         return Err(fail("no port specified"));
     }
-    let protocol = match protocol.to_lowercase() {
-        protocol if protocol.is_empty() => "tcp".to_owned(),
-        protocol if ["tcp", "udp", "sctp"].contains(&protocol.as_str()) => protocol,
-        _ => return Err(fail(&format!("invalid proto: {protocol}"))),
+    let known = |name: &&str| name.eq_ignore_ascii_case(protocol);
+    let protocol = match PROTOCOLS.into_iter().find(known) {
+        Some(protocol) => protocol,
+        None if protocol.is_empty() => PROTOCOLS[0],
+        None => {
+            let protocol = protocol.to_lowercase();
+            return Err(fail(&format!("invalid proto: {protocol}")));
+        }
     };
     check_address(address)?;
     let (first, last) = range(ports).ok_or_else(|| format!("invalid containerPort: {ports}"))?;
@@ -86,9 +94,7 @@ fn parse(word: &str) -> Result<Vec<String>, String> {
             ));
         }
     }
-    Ok((first..=last)
-        .map(|port| format!("{port}/{protocol}"))
-        .collect())
+    Ok((first..=last).map(move |port| format_smolstr!("{port}/{protocol}")))
 }
 
 fn check_address(address: &str) -> Result<(), String> {
@@ -115,7 +121,10 @@ mod tests {
 
     #[test]
     fn ports_are_read() {
-        let shown = |word| parse(word).map_or_else(|error| error, |ports| ports.join(" "));
+        let shown = |word| match parse(word) {
+            Ok(ports) => ports.collect::<Vec<_>>().join(" "),
+            Err(error) => error,
+        };
         for (word, want) in [
             ("80", "80/tcp"),
             ("80/udp", "80/udp"),

@@ -27,7 +27,14 @@ impl Steps {
             self.count(&mut name, platform, env);
         }
         let keyword = &text[..text.find(' ').unwrap_or(text.len())];
-        name.extend(keyword.chars().flat_map(char::to_uppercase));
+        match keyword.is_ascii() {
+            true => name.extend(
+                keyword
+                    .bytes()
+                    .map(|byte| char::from(byte.to_ascii_uppercase())),
+            ),
+            false => name += &keyword.to_uppercase(),
+        }
         name + &text[keyword.len()..]
     }
 

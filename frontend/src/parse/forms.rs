@@ -58,9 +58,13 @@ impl<'a> Part<'a> {
     }
 
     pub(crate) fn trim(&self) -> Self {
+        let part = self.trim_start();
+        part.sub(0, part.text().trim_end().len())
+    }
+
+    fn trim_start(&self) -> Self {
         let text = self.text();
-        let start = text.len() - text.trim_start().len();
-        self.sub(start, text.trim_end().len())
+        self.from(text.len() - text.trim_start().len())
     }
 
     /// The first word and what follows the blanks behind it.
@@ -121,7 +125,6 @@ impl Args {
             Env | Label => pairs(keyword, rest, escape)?,
             Arg => Self::plain(
                 quoted_words(rest, escape)
-                    .into_iter()
                     .map(|word| word.spanned())
                     .collect(),
             ),
@@ -163,48 +166,48 @@ fn fields(part: Part<'_>) -> Vec<Word> {
     words
 }
 
-/// Words with quotes, which stay. A lone escape character at the very end is dropped.
-fn quoted_words(part: Part<'_>, escape: char) -> Vec<Part<'_>> {
+/// The first word of those with quotes, which stay, and what follows it. A lone escape character at the very end is
+/// dropped.
+fn quoted<'a>(part: Part<'a>, escape: char) -> Option<(Part<'a>, Part<'a>)> {
+    let part = part.trim_start();
     let text = part.text();
-    let mut words = Vec::new();
-    let (mut start, mut quote) = (None, None);
+    let mut quote = None;
     let mut chars = text.char_indices();
     while let Some((at, ch)) = chars.next() {
-        if start.is_none() {
-            if ch.is_whitespace() {
-                continue;
-            }
-            start = Some(at);
-        } else if ch.is_whitespace() && quote.is_none() {
-            words.extend(start.take().map(|start| part.sub(start, at)));
-            continue;
-        }
         if ch == escape && quote != Some('\'') {
             if chars.next().is_none() {
-                words.extend(
-                    start
-                        .take()
-                        .filter(|start| *start < at)
-                        .map(|start| part.sub(start, at)),
-                );
+                let word = part.sub(0, at);
+                return Some((word, part.from(text.len()))).filter(|_| at > 0);
             }
         } else if quote == Some(ch) {
             quote = None;
-        } else if quote.is_none() && matches!(ch, '\'' | '"') {
-            quote = Some(ch);
+        } else if quote.is_none() {
+            match ch {
+                '\'' | '"' => quote = Some(ch),
+                _ if ch.is_whitespace() => return Some((part.sub(0, at), part.from(at))),
+                _ => {}
+            }
         }
     }
-    words.extend(start.map(|start| part.from(start)));
-    words
+    Some((part, part.from(text.len()))).filter(|_| !text.is_empty())
+}
+
+fn quoted_words(part: Part<'_>, escape: char) -> impl Iterator<Item = Part<'_>> {
+    let mut rest = part;
+    std::iter::from_fn(move || {
+        let (word, next) = quoted(rest, escape)?;
+        rest = next;
+        Some(word)
+    })
 }
 
 fn pairs(keyword: Keyword, part: Part<'_>, escape: char) -> Result<Args, Diagnostic> {
     let name = keyword.name();
-    let words = quoted_words(part, escape);
-    let Some(first) = words.first() else {
-        return Ok(Args::plain(Vec::new()));
-    };
-    if !first.text().contains('=') {
+    let mut words = quoted_words(part, escape).peekable();
+    if words
+        .peek()
+        .is_some_and(|first| !first.text().contains('='))
+    {
         let (key, value) = part.first(is_blank);
         if value.text().is_empty() {
             let message = format!("{name} must have two arguments");
@@ -216,9 +219,9 @@ fn pairs(keyword: Keyword, part: Part<'_>, escape: char) -> Result<Args, Diagnos
             form: Form::Legacy,
         });
     }
-    let mut flat = Vec::with_capacity(words.len() * 2);
+    let mut flat = Vec::new();
     for word in words {
-        let Some(equals) = word.text().find('=') else {
+        let Some(equals) = word.text().bytes().position(|byte| byte == b'=') else {
             let message = format!(
                 "can't find = in {:?}; it must be of the form name=value",
                 word.text()
