@@ -39,7 +39,7 @@ pub struct Instruction {
     pub keyword: Word,
     /// The logical line: continuations joined and comments dropped, keyword included, heredoc bodies not.
     /// No blanks around it.
-    pub text: String,
+    pub text: SmolStr,
     /// The comment lines above, without `#` and blanks, top to bottom. Blank lines between do not matter, an empty
     /// comment line does: only what follows it counts.
     pub comments: Vec<Word>,

@@ -3,6 +3,8 @@
 //! A logical line is the text of one instruction without its heredocs. It remembers where its pieces stand in
 //! the source, so that any part of it has a span.
 
+use std::borrow::Cow;
+
 use crate::ast::{Directives, Word};
 use crate::diag::{Code, Diagnostic};
 use crate::span::{Span, Spanned, to_u32};
@@ -14,9 +16,9 @@ const BOM: char = '\u{feff}';
 
 /// One instruction's text.
 #[derive(Debug)]
-pub(crate) struct Logical {
+pub(crate) struct Logical<'a> {
     /// The pieces joined, leading blanks of the first one dropped.
-    pub(crate) text: String,
+    pub(crate) text: Cow<'a, str>,
     /// Where the text begins in the source.
     start: usize,
     /// Where the continuations begin, in `text` and in the source.
@@ -29,7 +31,7 @@ pub(crate) struct Logical {
     pub(crate) blank: Option<Span>,
 }
 
-impl Logical {
+impl Logical<'_> {
     /// Where `start..end` of the text stands in the source.
     pub(crate) fn span(&self, start: usize, end: usize) -> Span {
         let from = self.locate(start);
@@ -127,7 +129,7 @@ impl<'a> Lines<'a> {
     }
 
     /// The next instruction's text.
-    pub(crate) fn logical(&mut self) -> Option<Logical> {
+    pub(crate) fn logical(&mut self) -> Option<Logical<'a>> {
         loop {
             let (start, line) = self.physical()?;
             let content = line.trim_end_matches(['\r', '\n']);
@@ -145,7 +147,7 @@ impl<'a> Lines<'a> {
                 continue;
             }
             let mut logical = Logical {
-                text: piece.to_owned(),
+                text: Cow::Borrowed(piece),
                 start,
                 pieces: Vec::new(),
                 end: start + trimmed.len(),
@@ -160,7 +162,7 @@ impl<'a> Lines<'a> {
     }
 
     /// Adds the continuation lines. Comments and blank lines among them vanish.
-    fn join(&mut self, logical: &mut Logical) {
+    fn join(&mut self, logical: &mut Logical<'_>) {
         let (mut blank, mut continued) = (false, true);
         let mut last = Span::default();
         while continued {
@@ -177,7 +179,7 @@ impl<'a> Lines<'a> {
             } else {
                 let (piece, more) = self.cut_continuation(content);
                 logical.pieces.push((logical.text.len(), start));
-                logical.text.push_str(piece);
+                logical.text.to_mut().push_str(piece);
                 logical.end = start + content.len();
                 continued = more;
             }
@@ -322,7 +324,7 @@ mod tests {
     fn texts(source: &str) -> Vec<String> {
         let mut lines = Lines::new(source);
         std::iter::from_fn(|| lines.logical())
-            .map(|line| line.text)
+            .map(|line| line.text.into_owned())
             .collect()
     }
 

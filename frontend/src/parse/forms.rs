@@ -16,14 +16,14 @@ pub(crate) fn is_blank(ch: char) -> bool {
 /// A part of a logical line.
 #[derive(Clone, Copy)]
 pub(crate) struct Part<'a> {
-    line: &'a Logical,
+    line: &'a Logical<'a>,
     start: usize,
     end: usize,
 }
 
 impl<'a> Part<'a> {
     /// The whole line.
-    pub(crate) fn all(line: &'a Logical) -> Self {
+    pub(crate) fn all(line: &'a Logical<'a>) -> Self {
         Self {
             line,
             start: 0,

@@ -207,7 +207,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn instruction(&mut self, mut line: Logical) -> Result<Instruction, Diagnostic> {
+    fn instruction(&mut self, mut line: Logical<'a>) -> Result<Instruction, Diagnostic> {
         let escape = self.lines.directives.escape;
         let comments = std::mem::take(&mut line.comments);
         let (word, tail) = Part::all(&line).first(forms::is_blank);
@@ -238,7 +238,7 @@ impl<'a> Parser<'a> {
         Ok(Instruction {
             span: Span::new(span.start, end),
             keyword,
-            text: trimmed(line.text),
+            text: line.text.trim().into(),
             comments,
             blank_line: line.blank,
             kind,
@@ -246,7 +246,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Nothing that follows from the instruction's absence is reported.
-    fn unknown(&mut self, word: Part<'_>, line: &Logical) -> Diagnostic {
+    fn unknown(&mut self, word: Part<'_>, line: &Logical<'_>) -> Diagnostic {
         let typed = word.text();
         let near = suggest::nearest(
             &typed.to_uppercase(),
@@ -290,7 +290,7 @@ impl<'a> Parser<'a> {
         keyword: Keyword,
         args: &Result<Args, Diagnostic>,
         rest: Part<'_>,
-        line: &Logical,
+        line: &Logical<'_>,
     ) -> Result<Vec<Heredoc>, Diagnostic> {
         let taker = match keyword {
             Keyword::Onbuild => instructions::trigger(rest, self.lines.directives.escape)?,
@@ -357,14 +357,6 @@ impl<'a> Parser<'a> {
                 .push(Diagnostic::error(Code::NoStages, span, message).hint("add a FROM"));
         }
     }
-}
-
-/// The text without the blanks around it, in the same place.
-fn trimmed(mut text: String) -> String {
-    text.truncate(text.trim_end().len());
-    let blanks = text.len() - text.trim_start().len();
-    text.drain(..blanks);
-    text
 }
 
 #[cfg(test)]
