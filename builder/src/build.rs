@@ -120,8 +120,11 @@ impl From<PlanError> for BuildError {
 }
 
 /// The build argument that replaces the `# check=` directive.
+pub(crate) const CHECK: &str = "BUILDKIT_DOCKERFILE_CHECK";
+
+/// What is given in place of that directive.
 pub(crate) fn check_override(inputs: &Inputs) -> Option<&str> {
-    let given = inputs.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+    let given = inputs.build_args.get(CHECK);
     given.map(String::as_str)
 }
 

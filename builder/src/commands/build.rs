@@ -17,7 +17,7 @@ use lapstrake_runtime::Cancel;
 use super::input::{self, Input};
 use super::stop::{self, Stopped};
 use super::{Surroundings, caches, collect, output, secrets, settings};
-use crate::build::{BuildError, Built, Ended, Request, Site, Travel, build};
+use crate::build::{BuildError, Built, CHECK, Ended, Request, Site, Travel, build};
 use crate::cli::{BuildOptions, Isolation, ProgressMode};
 use crate::config::Gc;
 use crate::events::Events;
@@ -174,15 +174,18 @@ async fn whole(prepared: Prepared, options: &BuildOptions, gc: &Gc, events: Even
         name: input.name.clone(),
         text,
     });
+    let warn = warner(&events, source.as_ref());
+    let text = source.as_ref().map_or("", |source| source.text.as_str());
     let dockerfile = match parsed {
         Ok(dockerfile) => dockerfile,
-        Err(diagnostics) => {
-            return Outcome::early(source, BuildError::Dockerfile(diagnostics));
+        Err(errors) => {
+            let check = options.build_args.get(CHECK).map(String::as_str);
+            let found = lint::lint_before(text, &errors, check);
+            found.iter().for_each(warn);
+            return Outcome::early(source, BuildError::Dockerfile(errors));
         }
     };
     note_syntax(&dockerfile, &events);
-    let warn = warner(&events, source.as_ref());
-    let text = source.as_ref().map_or("", |source| source.text.as_str());
     let request = match request(options, text, dockerfile, input, secrets, settings, travel) {
         Ok(request) => Request { warn, ..request },
         Err(error) => {

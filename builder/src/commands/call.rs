@@ -10,7 +10,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lapstrake_frontend::ast::Dockerfile;
-use lapstrake_frontend::lint::{Scope, Warning, lint};
+use lapstrake_frontend::lint::{Scope, Warning, lint, lint_before};
 use lapstrake_frontend::plan::Inputs;
 use lapstrake_frontend::span::{LineIndex, Span};
 use lapstrake_frontend::stage::{StageId, Stages};
@@ -135,13 +135,14 @@ async fn answer(
             let resolver = Resolver::new(store, client, events, options.pull, input.layouts);
             find(&Arc::new(resolver), &dockerfile, inputs, method).await
         }
-        (Err(diagnostics), _) => (
+        (Err(errors), inputs) => (
             if method == Method::Check {
-                Found::Warnings(Vec::new())
+                let check = inputs.as_ref().and_then(check_override);
+                Found::Warnings(lint_before(&text, &errors, check))
             } else {
                 Found::Nothing
             },
-            Some(BuildError::Dockerfile(diagnostics)),
+            Some(BuildError::Dockerfile(errors)),
         ),
         (Ok(_), None) => (Found::Nothing, None),
     };

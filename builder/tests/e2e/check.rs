@@ -219,3 +219,20 @@ fn an_image_that_is_not_there_may_be_a_stage_misspelt() {
         "{error}"
     );
 }
+
+/// As with BuildKit, whether it is a check or a build.
+#[test]
+fn findings_before_an_error_are_shown() {
+    let space = TestSpace::with("FROM scratch AS Bad\nMAINTAINER me\nBADCMD\n");
+    let ended = space.run(&["build", "--call=check,format=json", "."]);
+    assert_eq!(ended.code, Some(1));
+    let found = ended.json();
+    let rules = [0, 1].map(|at| found["warnings"][at]["ruleName"].clone());
+    assert_eq!(rules, ["StageNameCasing", "MaintainerDeprecated"]);
+    let error = space.fails(&["."]);
+    assert!(error.contains("BADCMD"), "{error}");
+    assert!(
+        error.contains("MaintainerDeprecated: Maintainer instruction is deprecated"),
+        "{error}"
+    );
+}

@@ -264,6 +264,28 @@ pub fn lint(
     Ok(Report { warnings, error })
 }
 
+/// What is found in a text that `errors` keep from being read, before the first of them: by the rules that look at one
+/// instruction and nothing else.
+pub fn lint_before(text: &str, errors: &[Diagnostic], check: Option<&str>) -> Vec<Warning> {
+    const EARLY: [Rule; 5] = [
+        Rule::StageNameCasing,
+        Rule::FromAsCasing,
+        Rule::NoEmptyContinuation,
+        Rule::MaintainerDeprecated,
+        Rule::InvalidDefinitionDescription,
+    ];
+    let first = errors.iter().map(|error| error.span.start as usize).min();
+    let before = first.and_then(|first| text.get(..first));
+    let whole_lines = before.and_then(|before| before.rfind('\n').map(|end| &before[..=end]));
+    let Some(Ok(dockerfile)) = whole_lines.map(crate::parse) else {
+        return Vec::new();
+    };
+    let report = lint(&dockerfile, Scope::All, Vec::new(), check);
+    let warnings = report.map(|report| report.warnings).unwrap_or_default();
+    let early = |warning: &Warning| EARLY.contains(&warning.rule);
+    warnings.into_iter().filter(early).collect()
+}
+
 /// Refuses a `# check=`, or what is given in its place, that cannot be read.
 pub(crate) fn validate(dockerfile: &Dockerfile, check: Option<&str>) -> Result<(), Diagnostic> {
     Checks::of(dockerfile, check).map(drop)

@@ -13,6 +13,25 @@ fn found(source: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_comes_before_an_error_is_looked_at() {
+    let before = |source: &str, check| {
+        let errors = parse(source).unwrap_err();
+        let found = lint_before(source, &errors, check).into_iter();
+        found.map(|warning| warning.rule.name()).collect::<Vec<_>>()
+    };
+    let source = "FROM a AS B\nMAINTAINER me\nCMD x\nBADCMD\nMAINTAINER you\n";
+    assert_eq!(
+        before(source, None),
+        ["StageNameCasing", "MaintainerDeprecated"]
+    );
+    assert_eq!(
+        before(source, Some("skip=StageNameCasing")),
+        ["MaintainerDeprecated"]
+    );
+    assert_eq!(before("BADCMD\n", None), [""; 0]);
+}
+
+#[test]
 fn casing() {
     assert_eq!(
         found("from a as Build\nRun x\ncmd [\"a\"]\n"),
