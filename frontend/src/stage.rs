@@ -230,11 +230,8 @@ impl<'a> Stages<'a> {
     /// hardly such an image, so that where a stage has the number it was probably meant.
     pub fn resolve_mount(&self, from: &Word) -> Result<Named, Diagnostic> {
         let text = from.value.as_str();
-        if let Some(id) = self.find(text) {
-            return Ok(Named::Stage(id));
-        }
-        if text == SCRATCH {
-            return Ok(Named::Scratch);
+        if let Some(named) = self.named(text) {
+            return Ok(named);
         }
         let number = text.parse().is_ok_and(|at: usize| at < self.stages.len());
         if number && self.context(text, &self.inputs.target_platform).is_none() {
@@ -248,29 +245,27 @@ impl<'a> Stages<'a> {
     /// What `COPY --from` means.
     pub fn resolve(&self, from: &Word) -> Result<Named, Diagnostic> {
         let text = from.value.as_str();
-        if let Some(id) = self.find(text) {
-            return Ok(Named::Stage(id));
+        if let Some(named) = self.named(text) {
+            return Ok(named);
         }
-        if text == SCRATCH {
-            return Ok(Named::Scratch);
+        let Ok(number) = text.parse::<i64>() else {
+            return self.reference(text, from.span).map(Named::Image);
+        };
+        match usize::try_from(number) {
+            Ok(index) if index < self.stages.len() => Ok(Named::Stage(StageId(index))),
+            _ => {
+                let message = format!("invalid stage index {number}");
+                let last = self.stages.len() - 1;
+                Err(Diagnostic::error(Code::StageReference, from.span, message)
+                    .hint(format!("stages are counted from 0, the last is {last}")))
+            }
         }
-        match text.parse::<i64>() {
-            Ok(index) => match usize::try_from(index)
-                .ok()
-                .filter(|i| *i < self.stages.len())
-            {
-                Some(index) => Ok(Named::Stage(StageId(index))),
-                None => {
-                    let message = format!("invalid stage index {index}");
-                    Err(
-                        Diagnostic::error(Code::StageReference, from.span, message).hint(format!(
-                            "stages are counted from 0, the last is {}",
-                            self.stages.len() - 1
-                        )),
-                    )
-                }
-            },
-            Err(_) => self.reference(text, from.span).map(Named::Image),
+    }
+
+    fn named(&self, text: &str) -> Option<Named> {
+        match self.find(text) {
+            Some(id) => Some(Named::Stage(id)),
+            None => (text == SCRATCH).then_some(Named::Scratch),
         }
     }
 

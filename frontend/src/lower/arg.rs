@@ -17,12 +17,8 @@ impl Lowering<'_> {
         instruction: &Instruction,
         args: &[ArgDefault],
     ) -> Result<(), Diagnostic> {
-        let length = |arg: &ArgDefault| {
-            let default = arg.default.as_ref().map_or(0, |value| value.value.len());
-            arg.name.value.len() + default + " =".len()
-        };
-        let length = args.iter().map(length).sum::<usize>();
-        let mut declared = String::with_capacity("ARG".len() + length);
+        // Most of it stands there too.
+        let mut declared = String::with_capacity(instruction.text.len());
         declared.push_str("ARG");
         for arg in args {
             let name = &arg.name.value;

@@ -162,6 +162,12 @@ impl Lowering<'_> {
         }
     }
 
+    fn download(&mut self, state: &State, request: &Request<'_>, op: Op) -> OpId {
+        let name = || request.name.clone();
+        self.graph
+            .source(op, name, Some(request.span), &state.stage)
+    }
+
     fn copy_source(
         &mut self,
         state: &mut State,
@@ -175,13 +181,7 @@ impl Lowering<'_> {
             git.map_err(|error| Diagnostic::error(Code::CopySource, path.span, error.to_string()))?;
         if let Some(git) = git.filter(|git| !git.bare) {
             request.needs_add("source can't be a git ref for COPY", path.span)?;
-            let op = Op::Git(request.git(git, path)?);
-            let from = self.graph.source(
-                op,
-                || request.name.clone(),
-                Some(request.span),
-                &state.stage,
-            );
+            let from = self.download(state, request, Op::Git(request.git(git, path)?));
             return Ok(CopySource::Path {
                 from,
                 pattern: String::new(),
@@ -192,13 +192,7 @@ impl Lowering<'_> {
             request.needs_add("source can't be a URL for COPY", path.span)?;
             let http = request.http(path)?;
             let pattern = glob::escape(&http.filename);
-            let op = Op::Http(http);
-            let from = self.graph.source(
-                op,
-                || request.name.clone(),
-                Some(request.span),
-                &state.stage,
-            );
+            let from = self.download(state, request, Op::Http(http));
             return Ok(CopySource::Path {
                 from,
                 pattern,

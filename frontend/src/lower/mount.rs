@@ -56,10 +56,8 @@ impl Lowering<'_> {
         step: Span,
     ) -> Result<Mount, Diagnostic> {
         let target = target(state, spec.target.as_deref(), raw)?;
-        let from = match &spec.from {
-            Some(from) => self.mount_source(state, from, spec, raw, step)?,
-            None => self.graph.context(None),
-        };
+        let from = self.mount_source(state, spec, raw, step)?;
+        let from = from.unwrap_or_else(|| self.graph.context(None));
         let source = paths::join("/", spec.source.as_deref().unwrap_or_default());
         Ok(Mount::Bind {
             target,
@@ -78,10 +76,7 @@ impl Lowering<'_> {
         step: Span,
     ) -> Result<Mount, Diagnostic> {
         let target = target(state, spec.target.as_deref(), raw)?;
-        let from = match &spec.from {
-            Some(from) => Some(self.mount_source(state, from, spec, raw, step)?),
-            None => None,
-        };
+        let from = self.mount_source(state, spec, raw, step)?;
         let namespace = self
             .inputs
             .build_args
@@ -104,17 +99,20 @@ impl Lowering<'_> {
         })
     }
 
+    /// The file system that `from=` names.
     fn mount_source(
         &mut self,
         state: &mut State,
-        from: &str,
         spec: &MountSpec,
         raw: Span,
         step: Span,
-    ) -> Result<OpId, Diagnostic> {
-        let target = spec.target.as_deref().unwrap_or_default();
+    ) -> Result<Option<OpId>, Diagnostic> {
+        let Some(from) = &spec.from else {
+            return Ok(None);
+        };
+        let taker = Taker::Mount(spec.target.as_deref().unwrap_or_default());
         let from = Spanned::new(from.into(), raw);
-        self.source(state, &from, Taker::Mount(target), step)
+        self.source(state, &from, taker, step).map(Some)
     }
 }
 
