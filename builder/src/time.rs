@@ -1,8 +1,11 @@
-//! Times as image configs write them.
+//! Times as image configs write them, and those of files.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Result;
 use lapstrake_cache::Time;
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 /// The present as RFC 3339, in UTC, to the nanosecond.
 pub(crate) fn now() -> String {
@@ -34,6 +37,34 @@ pub(crate) fn present() -> Time {
         secs: now.as_secs() as i64,
         nanos: now.subsec_nanos(),
     }
+}
+
+/// Gives `tree` and all in it the same time.
+pub(crate) fn set_all(tree: &Path, seconds: i64) -> Result<()> {
+    let mut directories = vec![tree.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory)? {
+            let entry = entry?;
+            set(&entry.path(), seconds)?;
+            if entry.file_type()?.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    set(tree, seconds)
+}
+
+/// Of a link, not of what it leads to.
+pub(crate) fn set(path: &Path, seconds: i64) -> Result<()> {
+    let time = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// The seconds since 1970 of an RFC 3339 time in UTC; the fraction is dropped.

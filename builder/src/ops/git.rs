@@ -15,12 +15,12 @@ use lapstrake_cache::{Layer, Scratch};
 use lapstrake_frontend::plan::Git;
 use lapstrake_runtime::{Cancel, NOT_FOUND, guarded};
 use reqwest::Url;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::{Job, Ops, describe, key};
 use crate::engine::{Prepared, Task};
 use crate::fs::Chain;
 use crate::secrets::Secrets;
+use crate::time;
 use crate::web::redacted;
 
 /// The most that is read of what git prints: a listing of a million references is smaller.
@@ -58,17 +58,6 @@ pub(crate) struct Checkout {
 pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>> {
     let checkout = resolve(&Access::of(ops), op)
         .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
-    let Git {
-        remote, checksum, ..
-    } = op;
-    if let Some(wanted) = checksum {
-        ensure!(
-            checkout.commit.starts_with(wanted.as_str()),
-            "the commit of {} is {}, not {wanted} as --checksum says",
-            redacted(remote),
-            checkout.commit
-        );
-    }
     let note = describe("git", &(), &(), |encoder, ()| {
         key::git(encoder, op, &checkout.commit);
     });
@@ -85,7 +74,7 @@ pub(super) fn run(ops: &Ops, op: &Git, job: &Checkout) -> Result<Layer> {
     super::copy::copy_checkout(&tree, active.upper())?;
     if op.commit_time {
         // The root is the directory that ADD makes.
-        set_time(active.upper(), time)?;
+        time::set(active.upper(), time)?;
     }
     Ok(ops.store.commit(active)?)
 }
@@ -108,7 +97,20 @@ pub(crate) fn context(access: &Access<'_>, op: &Git, scratch: &Scratch) -> Resul
         .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))
 }
 
+/// Finds the commit, which must be the one that a checksum tells.
 fn resolve(access: &Access<'_>, op: &Git) -> Result<Checkout> {
+    let checkout = find(access, op)?;
+    if let Some(wanted) = &op.checksum {
+        ensure!(
+            checkout.commit.starts_with(wanted.as_str()),
+            "the commit is {}, not {wanted} as --checksum says",
+            checkout.commit
+        );
+    }
+    Ok(checkout)
+}
+
+fn find(access: &Access<'_>, op: &Git) -> Result<Checkout> {
     ensure!(
         !op.remote.starts_with('-'),
         "the remote must not begin with a dash"
@@ -161,7 +163,17 @@ fn fetch(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -> Re
     let repository = scratch.path().join("tree");
     std::fs::create_dir_all(&repository)?;
     let git = |args: &[&str]| git(access, op, Some(&repository), args);
-    git(&["init", "--quiet", "--initial-branch=master", "."])?;
+    // A repository has one kind of names, which that of the commit tells.
+    let names: &[&str] = match job.commit.len() {
+        64 => &["--object-format=sha256"],
+        _ => &[],
+    };
+    git(&[
+        &["init", "--quiet", "--initial-branch=master"],
+        names,
+        &["."],
+    ]
+    .concat())?;
     git(&["remote", "add", "origin", &address(&op.remote)])?;
     let depth: &[&str] = if op.keep_git_dir { &[] } else { &["--depth=1"] };
     let fetch = [
@@ -212,37 +224,9 @@ fn check_out(
         Some(subdir) => subdirectory(&repository, subdir)?,
     };
     if op.commit_time {
-        set_times(&tree, time)?;
+        time::set_all(&tree, time)?;
     }
     Ok((tree, time))
-}
-
-/// Gives `tree` and all in it the same time.
-fn set_times(tree: &Path, seconds: i64) -> Result<()> {
-    let mut directories = vec![tree.to_path_buf()];
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory)? {
-            let entry = entry?;
-            set_time(&entry.path(), seconds)?;
-            if entry.file_type()?.is_dir() {
-                directories.push(entry.path());
-            }
-        }
-    }
-    set_time(tree, seconds)
-}
-
-/// Of a link, not of what it leads to.
-fn set_time(path: &Path, seconds: i64) -> Result<()> {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
-    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// The directory `subdir` of the checkout; it must be a real directory inside it.

@@ -167,8 +167,33 @@ fn a_repository_is_the_context() {
     );
     let error = space.fails(&[&format!("{url}#main:nope")]);
     assert!(error.contains("no directory \"nope\""), "{error}");
+    let error = space.fails(&[&format!("{url}?ref=main&commit=0123abcd")]);
+    assert!(error.contains("not 0123abcd"), "{error}");
     let error = space.fails(&["file:///tmp/repo.git"]);
     assert!(error.contains("file:///tmp/repo.git"), "{error}");
+}
+
+/// Names of commits may be longer ones.
+#[test]
+fn a_repository_of_sha_256() {
+    let space = TestSpace::empty();
+    let folder = space.path("../git");
+    std::fs::create_dir(&folder).unwrap();
+    let script = "
+        git init -q --object-format=sha256 -b main work; cd work; echo one > file; git add .
+        git -c user.email=a@b -c user.name=a commit -qm first
+        cd ..; git clone -q --bare work repo.git; git -C repo.git update-server-info";
+    shell(&folder, script);
+    let commit = shell(&folder, "git -C work rev-parse HEAD");
+    let server = server(&folder);
+    let url = format!("http://{}/repo.git", server.host());
+    let commit = commit.trim();
+    space.write(
+        "Dockerfile",
+        format!("FROM scratch\nADD --checksum={commit} {url}#main /a/\nADD {url}#{commit} /b/\n"),
+    );
+    let added = space.files(&["."]);
+    assert_eq!([&added["a/file"], &added["b/file"]], ["one\n"; 2]);
 }
 
 #[test]
