@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lapstrake_frontend::plan::OpId;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::JoinHandle;
 
 use crate::compress::Compression;
 use crate::fs::{ChainLayer, Fs};
 use crate::pack::{compress_ahead, is_compressed};
 use crate::sink::{Outlet, Output};
+use crate::threads;
 use crate::travel::{Export, Mode};
 
 /// Layers that are on their way to caches at once; steps need the machine too.
@@ -59,9 +60,9 @@ impl Ahead {
         let to_compress = |how: &&Compression| in_image && !is_compressed(store, diff_id, **how);
         for how in self.compressions.iter().filter(to_compress).copied() {
             let store = store.clone();
-            self.outlet
-                .tokio
-                .spawn_blocking(move || compress_ahead(&store, diff_id, how));
+            let compress = move || drop(compress_ahead(&store, diff_id, how));
+            // Where no thread can be had it is done when it is needed.
+            let _ = threads::start("compress", &self.outlet.tokio, compress);
         }
         // What no step made is in no cache.
         let exports = self.exports.iter().filter(|_| built.keys.is_some());
@@ -73,7 +74,7 @@ impl Ahead {
                     return;
                 };
                 // It ends with the process that it belongs to, at the latest.
-                let _ = spawn_blocking(move || export.ahead(&outlet, &layer)).await;
+                let _ = threads::off(move || export.ahead(&outlet, &layer)).await;
             });
             let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
             uploads.push(upload);

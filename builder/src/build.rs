@@ -277,10 +277,10 @@ async fn carry_out(
     let ops = Arc::new(ops);
     let working = Arc::clone(&ops);
     let (sender, built) = oneshot::channel();
-    threads::run("engine", &ops.tokio, move || {
+    threads::start("engine", &ops.tokio, move || {
         // The build was stopped if nobody waits any more.
         let _ = sender.send(work(graph, &working, &finishing));
-    });
+    })?;
     let built = built.await;
     if resolver.is_right().await {
         *steps = explained(store, &merged.nodes, &ops.notes, resolver, &request.asked).await;

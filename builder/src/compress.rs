@@ -214,6 +214,7 @@ impl Members<'_> {
         let block = std::mem::replace(&mut self.block, Vec::with_capacity(MEMBER));
         let (send, receive) = mpsc::sync_channel(1);
         let level = self.level;
+        lapstrake_cache::prepare_rayon()?;
         rayon::spawn(move || {
             let _ = send.send(member(level, &block));
         });

@@ -4,12 +4,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use lapstrake_cache::Store;
 use lapstrake_frontend::{Epoch, EpochSource};
 use lapstrake_runtime::Cancel;
 use tokio::runtime::Handle;
-use tokio::task::spawn_blocking;
 
 use crate::build::{BuildError, Request, Site};
 use crate::context::LocalContext;
@@ -17,6 +16,7 @@ use crate::events::{Events, Step};
 use crate::ops::{GitAccess, HttpAccess, git_time, http_time};
 use crate::registry::Client;
 use crate::secrets::Secrets;
+use crate::threads;
 
 /// Finds out the epoch of a build and has all its plans know it.
 pub(crate) async fn resolve(request: &mut Request, site: &Site) -> Result<(), BuildError> {
@@ -36,8 +36,8 @@ pub(crate) async fn resolve(request: &mut Request, site: &Site) -> Result<(), Bu
                 events: site.events.clone(),
             };
             let tokio = Handle::current();
-            let found = spawn_blocking(move || sources.time(&source, &tokio)).await;
-            found.map_err(|error| anyhow!(error))??
+            let found = threads::off(move || sources.time(&source, &tokio)).await;
+            found??
         }
     };
     let inputs = request.inputs.iter_mut();

@@ -358,7 +358,9 @@ struct LayerReader {
 fn layer_reader(store: &Store, diff_id: DiffId) -> Result<LayerReader> {
     let (pipe, mut out) = io::pipe()?;
     let store = store.clone();
-    let writer = std::thread::spawn(move || layer_tar(&store, &diff_id, &mut out));
+    let write = move || layer_tar(&store, &diff_id, &mut out);
+    let writer = std::thread::Builder::new().spawn(write);
+    let writer = writer.map_err(|_| lapstrake_cache::no_threads())?;
     Ok(LayerReader {
         pipe,
         writer: Some(writer),

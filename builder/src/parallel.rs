@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Builder;
 
 use anyhow::Result;
 
@@ -17,22 +18,25 @@ pub(crate) fn map<T: Sync, R: Send>(
     let next = AtomicUsize::new(0);
     let results: Vec<Mutex<Option<Result<R>>>> = items.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
-        for _ in 0..threads.min(items.len()) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let (Some(item), Some(slot)) = (items.get(index), results.get(index)) else {
-                        break;
-                    };
-                    let result = f(item);
-                    if result.is_err() {
-                        next.store(items.len(), Ordering::Relaxed);
-                    }
-                    if let Ok(mut slot) = slot.lock() {
-                        *slot = Some(result);
-                    }
+        let work = || {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(item), Some(slot)) = (items.get(index), results.get(index)) else {
+                    break;
+                };
+                let result = f(item);
+                if result.is_err() {
+                    next.store(items.len(), Ordering::Relaxed);
                 }
-            });
+                if let Ok(mut slot) = slot.lock() {
+                    *slot = Some(result);
+                }
+            }
+        };
+        let start = |_: &usize| Builder::new().spawn_scoped(scope, work).is_ok();
+        // Where no thread can be had, this one does it all.
+        if (0..threads.min(items.len())).take_while(start).count() == 0 {
+            work();
         }
     });
     // After an error later items were not begun: the error comes before them.

@@ -126,6 +126,7 @@ fn check_since(
             opened => opened?,
         };
         let names = dir::names(folder.as_fd())?;
+        crate::threads::prepare_rayon()?;
         names.par_iter().try_for_each(|name| {
             let written = dir::lookup(&folder, name)?;
             let suspect = written.is_some_and(|written| written.mtime >= since);

@@ -19,7 +19,7 @@ use crate::layer::stream::{self, Want};
 use crate::snapshot;
 use crate::stat_index;
 use crate::store::{BLOBS, KEYS, LAYERS, MOUNTS, REFS, STATS, c_string};
-use crate::{Content, DiffId, Digest, Result, Store, blob, boot, dir, mounts, remove};
+use crate::{Content, DiffId, Digest, Result, Store, blob, boot, dir, mounts, remove, threads};
 
 /// Whether damage is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +144,7 @@ impl Check<'_> {
             opened => opened.at("open", &path)?,
         };
         let names = dir::names(fd.as_fd()).at("list", &path)?;
+        threads::prepare_rayon().at("check", &path)?;
         names.par_iter().try_for_each(|name| {
             let text = name.to_string_lossy();
             if is_whole(&text, &path.join(text.as_ref())) {

@@ -9,7 +9,7 @@ use crate::layer::diff::{Against, Diff};
 use crate::layer::stream::{self, Want};
 use crate::meta::Time;
 use crate::snapshot::Facts;
-use crate::{Active, DiffId, Error, Layer, Omitted, Result, Store, dir};
+use crate::{Active, DiffId, Error, Layer, Omitted, Result, Store, dir, threads};
 
 impl Store {
     /// Makes a layer like `diff_id` in which every time after `latest` is `latest`; where none is, it is that layer. On
@@ -39,7 +39,8 @@ impl Store {
     fn unpack_clamped(&self, clamped: &Clamped, diff_id: &DiffId, into: &Active) -> Result<Facts> {
         let (tar, mut out) = io::pipe().at("open", &clamped.path)?;
         std::thread::scope(|scope| {
-            let writing = scope.spawn(move || clamped.write(&mut out));
+            let writing = threads::spawn(scope, move || clamped.write(&mut out));
+            let writing = writing.at("rewrite", &clamped.path)?;
             let unpacked = self.extract_into(into, tar, diff_id, u64::MAX);
             match writing.join() {
                 Ok(Err(error)) if !is_broken_pipe(&error) => Err(error),

@@ -82,6 +82,7 @@ pub fn walk(root: BorrowedFd<'_>, start: &Path, filter: &Filter<'_>) -> io::Resu
     walk.list(None, fd, Path::new(""), 0);
     let later = std::mem::take(&mut *walk.later.lock().unwrap_or_else(PoisonError::into_inner));
     if !later.is_empty() {
+        crate::threads::prepare_rayon()?;
         rayon::in_place_scope(|scope| {
             for found in later {
                 walk.spawn(scope, found);

@@ -153,6 +153,7 @@ impl Survey<'_> {
         };
         self.usage.other += itself(fd.as_fd()).at("look at", &path)?;
         let names = dir::names(fd.as_fd()).at("list", &path)?;
+        crate::threads::prepare_rayon().at("look at", &path)?;
         let found: io::Result<Vec<_>> = names
             .par_iter()
             .map(|name| {

@@ -31,6 +31,8 @@ fn check(value: c_long) -> io::Result<c_long> {
     }
 }
 
+const MOST: &str = "there can be no more of them: raise the limit on processes (ulimit -u)";
+
 /// Forks with `flags` (`CLONE_NEW*`), into the v2 control group `cgroup` if one is given.
 ///
 /// A lock that another thread held at that moment, such as the allocator's, stays locked in the child for ever: where
@@ -48,7 +50,11 @@ pub(crate) fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::R
     }
     // SAFETY: no CLONE_VM, so the child has its own copy of this stack; args and pidfd outlive the call.
     let pid =
-        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) })?;
+        check(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of_val(&args)) });
+    let pid = pid.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::Error::new(error.kind(), MOST),
+        _ => error,
+    })?;
     if pid == 0 {
         return Ok(Cloned::Child);
     }

@@ -27,6 +27,7 @@ use crate::ops::GitAccess;
 use crate::progress::{Excerpt, Failure, Summary, Warning, render_failure, render_warnings, text};
 use crate::registry::Client;
 use crate::secrets::Secrets;
+use crate::threads;
 
 /// Builds, and reports.
 pub(super) fn run(surroundings: &Surroundings, options: &BuildOptions) -> ExitCode {
@@ -123,7 +124,7 @@ impl Prepared {
         let read = if is_near {
             read()
         } else {
-            let read = tokio::task::spawn_blocking(read).await;
+            let read = threads::off(read).await;
             read.map_err(|error| anyhow!(error)).and_then(|read| read)
         };
         step.end(read)
@@ -204,7 +205,7 @@ async fn whole(prepared: Prepared, options: &BuildOptions, gc: &Gc, events: Even
         let gc = gc.clone();
         let collect = move || collect::after_build(&store, &gc, &events);
         // The image is made; what is not removed now is removed after the next build.
-        let _ = tokio::task::spawn_blocking(collect).await;
+        let _ = threads::off(collect).await;
     }
     Outcome {
         source,

@@ -20,6 +20,7 @@ use crate::parallel;
 use crate::resolve::Resolver;
 use crate::sink::{Outlet, Output, Sink, Times, name_in_store};
 use crate::stored;
+use crate::threads;
 use crate::travel::Elsewhere;
 use crate::trees::Trees;
 
@@ -137,7 +138,7 @@ fn with_outlet<T: Send + 'static>(
         tokio: runtime.handle().clone(),
     };
     let cancel = Cancel::new().context("prepare to stop")?;
-    let working = async { tokio::task::spawn_blocking(move || work(&outlet)).await };
+    let working = async { threads::off(move || work(&outlet)).await };
     let result = runtime.block_on(stop::unless_stopped(&cancel, working));
     display.finish();
     if result.is_none() {

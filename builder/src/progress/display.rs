@@ -110,7 +110,8 @@ impl Display {
         };
         let thread = thread::Builder::new()
             .name("progress".into())
-            .spawn(move || shown.run(&receiver, start))?;
+            .spawn(move || shown.run(&receiver, start));
+        let thread = thread.map_err(|_| lapstrake_cache::no_threads())?;
         Ok(Self {
             feed: Feed { sender, start },
             thread: Some(thread),

@@ -13,6 +13,7 @@ use super::client::Client;
 use super::upload::Meter;
 use crate::oci::Descriptor;
 use crate::oci::manifest::{self, MAX_DOCUMENT};
+use crate::threads;
 
 /// How many pieces of a blob are received ahead of the disk.
 const AHEAD: usize = 8;
@@ -51,7 +52,7 @@ async fn receive(
 ) -> Result<()> {
     let (sender, mut pieces) = mpsc::channel::<Bytes>(AHEAD);
     let (store, digest, size) = (store.clone(), descriptor.digest, descriptor.size);
-    let writer = tokio::task::spawn_blocking(move || -> Result<()> {
+    let writer = threads::off(move || -> Result<()> {
         let mut ingest = store.ingest()?.with_limit(size);
         while let Some(piece) = pieces.blocking_recv() {
             ingest.write_all(&piece)?;
@@ -164,7 +165,7 @@ fn stored_manifest(
 
 async fn keep(store: &Store, bytes: &Bytes) -> Result<()> {
     let (store, bytes) = (store.clone(), bytes.clone());
-    tokio::task::spawn_blocking(move || store.put_blob(&bytes))
+    threads::off(move || store.put_blob(&bytes))
         .await
         .context("write blob")??;
     Ok(())

@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use lapstrake_cache::no_threads;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::error::Result;
+use crate::threads;
 
 /// Opens a blob from its beginning; called again when an upload must be repeated.
 pub type Open = dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync;
@@ -75,13 +78,18 @@ impl Stretch<'_> {
         let (sender, receiver) = mpsc::channel(AHEAD);
         let opened = (self.open)();
         let (from, length) = (self.from, self.length);
-        tokio::task::spawn_blocking(move || {
+        let failed = sender.clone();
+        let read = move || {
             let sent = opened.and_then(|blob| pump(blob, from, length, &sender));
             if let Err(error) = sent {
                 // Nobody listens once the request has failed.
                 let _ = sender.blocking_send(Err(error));
             }
-        });
+        };
+        if threads::start("upload", &Handle::current(), read).is_err() {
+            let _ = failed.try_send(Err(no_threads()));
+        }
+        drop(failed);
         let meter = self.meter.cloned();
         Sending {
             receiver,

@@ -13,6 +13,7 @@ use crate::oci::manifest::{Document, parse_config};
 use crate::oci::{Descriptor, Manifest, media};
 use crate::progress::text;
 use crate::sink::Outlet;
+use crate::threads;
 
 /// A cache that does not answer is not waited for longer.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +28,7 @@ pub(crate) async fn import(outlet: Outlet, places: &[Place]) -> Outlet {
         .enumerate()
         .map(|(number, place)| {
             let (outlet, place) = (outlet.clone(), place.clone());
-            let read = tokio::task::spawn_blocking(move || one(&outlet, &place, number));
+            let read = threads::off(move || one(&outlet, &place, number));
             tokio::time::timeout(PATIENCE, read)
         })
         .collect();

@@ -219,3 +219,53 @@ fn the_store_of_an_ordinary_user_is_in_the_home_directory() {
         "{told}"
     );
 }
+
+#[test]
+fn few_threads_are_enough_or_there_is_one_error() {
+    // Nobody else has threads that count.
+    const USER: &str = "64321";
+    let space = TestSpace::with("FROM busybox\nCOPY . /all/\nRUN touch /a\nRUN touch /b\n");
+    for number in 0..200 {
+        space.write(&format!("d{}/{number}", number % 20), "x");
+    }
+    let program = env!("CARGO_BIN_EXE_lapstrake");
+    let script = format!("cp {program} lapstrake; chmod 755 .; chown -hR {USER}:{USER} .");
+    shell(&space.path(".."), &script);
+    let script = format!(
+        "limit=$2; shift 2; exec setpriv --reuid={USER} --regid={USER} --clear-groups prlimit --nproc=$limit ../lapstrake \"$@\""
+    );
+    for limit in (1..12).chain([30]) {
+        let arguments = [
+            &limit.to_string(),
+            "build",
+            "--progress=plain",
+            "--no-cache",
+            "--output=type=oci,dest=../out.tar",
+            ".",
+        ];
+        let command = space.scripted(&script, &arguments).output().unwrap();
+        let ended = Ended::from(command);
+        assert!(
+            !ended.stderr.contains("panicked"),
+            "{limit}: {}",
+            ended.stderr
+        );
+        match ended.code {
+            Some(0) => {}
+            Some(1) if limit < 12 => {
+                let errors = ended.stderr.matches("\nerror: ").count();
+                assert!(
+                    errors == 1 || ended.stderr.starts_with("error: "),
+                    "{limit}: {}",
+                    ended.stderr
+                );
+                assert!(
+                    ended.stderr.contains("ulimit -u"),
+                    "{limit}: {}",
+                    ended.stderr
+                );
+            }
+            _ => panic!("{limit}: {ended:?}"),
+        }
+    }
+}

@@ -18,7 +18,7 @@ use crate::layer::metadata::Failure;
 use crate::layer::source::{BLOCK, Block, Source, read_block};
 use crate::layer::unpack::{Meaning, Unpacked, Unpacker};
 use crate::snapshot::{Active, Facts, Layer, Omitted};
-use crate::{Content, DiffId, Digest, Error, Result, Store, dir};
+use crate::{Content, DiffId, Digest, Error, Result, Store, dir, threads};
 
 /// So many blocks may wait for each thread.
 const QUEUE: usize = 8;
@@ -119,8 +119,9 @@ fn hash_and_unpack(
     std::thread::scope(|scope| {
         let (to_hash, hash_queue) = sync_channel(QUEUE);
         let (to_unpack, unpack_queue) = sync_channel(QUEUE);
-        let hashing = scope.spawn(move || hash(&hash_queue));
-        let unpacking = scope.spawn(move || unpack(unpack_queue.into_iter(), root, meaning, most));
+        let hashing = threads::spawn(scope, move || hash(&hash_queue)).map_err(read_error)?;
+        let unpack = move || unpack(unpack_queue.into_iter(), root, meaning, most);
+        let unpacking = threads::spawn(scope, unpack).map_err(read_error)?;
         let first = Arc::new(first);
         let rest = pump(first, &mut tar, |block| {
             // Hashing ends only when it is told to; unpacking at the archive's end, or where it

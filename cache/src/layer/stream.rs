@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
@@ -22,7 +22,7 @@ use crate::facts::{self, Held};
 use crate::layer::lower::open_deep;
 use crate::layer::{Body, Entry, header};
 use crate::xattr::{Target, Xattrs};
-use crate::{Content, DiffId, Digest, Error, Result};
+use crate::{Content, DiffId, Digest, Error, Result, threads};
 
 /// A job is full with so many entries, or so many bytes of content.
 const JOB_ENTRIES: usize = 256;
@@ -156,12 +156,12 @@ fn parallel(
 ) -> Result<()> {
     let (job_sender, job_receiver) = sync_channel(QUEUE);
     let (order_sender, order) = sync_channel::<Chunks>(QUEUE);
-    let job_receiver = Mutex::new(job_receiver);
+    let job_receiver = Arc::new(Mutex::new(job_receiver));
     let workers = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(MAX_WORKERS);
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let reading = threads::spawn(scope, move || {
             let mut next = Ok((first, true));
             loop {
                 let (sender, chunks) = sync_channel(QUEUE);
@@ -178,9 +178,19 @@ fn parallel(
                 next = next_job(&mut entries);
             }
         });
-        for _ in 0..workers {
-            scope.spawn(|| work(&job_receiver, encoder));
+        let mut working = reading.and_then(|_| {
+            let jobs = Arc::clone(&job_receiver);
+            threads::spawn(scope, move || work(&jobs, encoder))
+        });
+        for _ in 1..workers {
+            let jobs = Arc::clone(&job_receiver);
+            // One is enough.
+            let more = threads::spawn(scope, move || work(&jobs, encoder));
+            working = working.or(more);
         }
+        // Held by workers alone: where there is none, nobody waits for one.
+        drop(job_receiver);
+        working.map_err(|error| Error::io("read", Path::new("the layer"), error))?;
         // Moved in here: if it fails, nobody may go on waiting to be listened to, or the threads do not end.
         order
             .into_iter()

@@ -273,6 +273,7 @@ fn place_contents(
         meta,
         earlier: canvas.earlier(),
     };
+    lapstrake_cache::prepare_rayon()?;
     batches(&files)
         .into_par_iter()
         .try_for_each(|batch| copying.batch(batch))?;
