@@ -33,7 +33,7 @@ pub(crate) fn off<T: Send + 'static>(
     let (sender, receiver) = oneshot::channel();
     // Nobody may wait any more.
     let started = start("work", &Handle::current(), move || {
-        drop(sender.send(work()))
+        drop(sender.send(work()));
     });
     async move {
         started?;

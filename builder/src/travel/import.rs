@@ -36,7 +36,7 @@ pub(crate) async fn import(outlet: Outlet, places: &[Place]) -> Outlet {
     for (place, reading) in places.iter().zip(reading) {
         let read = match reading.await {
             Ok(Ok(read)) => read,
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(anyhow::anyhow!(
                 "it did not answer within {} s",
                 PATIENCE.as_secs()
