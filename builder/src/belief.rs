@@ -20,6 +20,9 @@ use crate::ops::key_of;
 use crate::progress::text;
 use crate::registry::{self, Client};
 
+/// So many turns of the runtime take a request to a server that is near: it connects, and writes.
+const TURNS: usize = 4;
+
 /// What is believed in one build.
 pub(crate) struct Beliefs {
     store: Store,
@@ -92,6 +95,11 @@ impl Beliefs {
                 answer: tokio::spawn(async move { client.head(&asked).await }),
                 steps: Vec::new(),
             });
+            drop(state);
+            // The question is on its way before the build goes on.
+            for _ in 0..TURNS {
+                tokio::task::yield_now().await;
+            }
             return Ok(Some(believed));
         }
         drop(state);

@@ -158,9 +158,9 @@ pub(crate) fn solve<E: Executor>(
             // time than waking one.
             if at_hand || (running == 1 && !graph.has_ready()) {
                 work();
-            } else {
-                threads::run("step", tokio, work);
+                break;
             }
+            threads::run("step", tokio, work);
         }
         if running == 0 {
             if !lost || failure.is_some() {
