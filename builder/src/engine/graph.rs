@@ -29,8 +29,8 @@ pub(crate) struct Graph {
     nodes: Vec<Node>,
     users: Vec<Vec<OpId>>,
     states: Vec<State>,
-    /// Ready ops, lowest id first, so that runs with the same timing give the same log.
-    ready: std::collections::BTreeSet<OpId>,
+    /// Ready ops by rank, lowest id first, so that runs with the same timing give the same log.
+    ready: std::collections::BTreeSet<(u8, OpId)>,
 }
 
 impl Graph {
@@ -66,14 +66,20 @@ impl Graph {
             state
         };
         if let State::Ready = state {
-            self.ready.insert(id);
+            self.ready.insert((self.rank(id), id));
         }
         self.states[index(id)] = state;
     }
 
+    /// Sources come first: what is at hand takes no time, and what is not takes the longest.
+    fn rank(&self, id: OpId) -> u8 {
+        let op = &self.nodes[index(id)].op;
+        u8::from(!matches!(op, Op::Scratch | Op::Image(_) | Op::Context(_)))
+    }
+
     /// Takes the next ready op; its task owns all that a worker needs.
     pub(crate) fn start_next(&mut self) -> Option<Task> {
-        let id = self.ready.pop_first()?;
+        let (_, id) = self.ready.pop_first()?;
         self.set(id, State::Running);
         let node = self.nodes[index(id)].clone();
         let inputs = inputs(&node.op)
@@ -125,7 +131,8 @@ impl Graph {
             inputs.dedup();
             if !keep || (!inputs.is_empty() && !matches!(self.states[at], State::Unwanted)) {
                 again.insert(id);
-                self.ready.remove(&id);
+                let rank = self.rank(id);
+                self.ready.remove(&(rank, id));
                 self.set(id, State::Waiting(inputs.len()));
             }
         }
