@@ -12,7 +12,7 @@ use anyhow::{Result, anyhow};
 use lapstrake_cache::Store;
 use lapstrake_frontend::image::ImageRef;
 use tokio::sync::Mutex;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::events::{Events, Step};
 use crate::oci::Descriptor;
@@ -48,6 +48,9 @@ struct Doubt {
     /// The steps that end with the answer.
     steps: Vec<Step>,
 }
+
+/// What became of a question: an answer, unless its task died.
+type Answer = Result<registry::Result<Option<Descriptor>>, JoinError>;
 
 /// What was believed was not right.
 enum Wrong {
@@ -139,8 +142,11 @@ impl Beliefs {
     pub(crate) async fn are_right(&self) -> bool {
         let mut state = self.state.lock().await;
         let had_doubts = !state.doubts.is_empty();
-        for doubt in std::mem::take(&mut state.doubts) {
-            self.settle(&mut state, doubt).await;
+        // One that is waited for stays where it is: whoever waits may give up.
+        while let Some(doubt) = state.doubts.first_mut() {
+            let answer = (&mut doubt.answer).await;
+            let doubt = state.doubts.remove(0);
+            self.settle(&mut state, doubt, answer);
         }
         let are_right = state.wrong.is_none();
         if had_doubts && are_right {
@@ -149,14 +155,14 @@ impl Beliefs {
         are_right
     }
 
-    async fn settle(&self, state: &mut State, doubt: Doubt) {
+    fn settle(&self, state: &mut State, doubt: Doubt, answer: Answer) {
         let Doubt {
             image,
             believed,
-            answer,
+            answer: _,
             steps,
         } = doubt;
-        let answer = answer.await.map_err(|error| anyhow!(error));
+        let answer = answer.map_err(|error| anyhow!(error));
         let answer = answer.and_then(|answer| Ok(answer?));
         let answer = answer.and_then(|answer| {
             self.remember(&image, answer.as_ref().filter(|new| **new != believed))?;

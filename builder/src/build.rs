@@ -309,7 +309,7 @@ fn work(mut graph: Graph, ops: &Arc<Ops>, finishing: &Finishing) -> Result<Built
                 });
             }
         };
-        if !tokio.block_on(ops.resolver.is_right()) {
+        if !ops.is_right() {
             return Err(BuildError::Other(Mistaken.into()));
         }
         match finishing.finish(&graph) {

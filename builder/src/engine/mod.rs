@@ -88,6 +88,10 @@ pub(crate) trait Executor: Send + Sync + 'static {
     fn is_at_hand(&self, _node: &Node) -> bool {
         false
     }
+    /// Whether images are what they were believed to be so far: waits until that is known.
+    fn is_right(&self) -> bool {
+        true
+    }
     /// Does the work and commits the layer.
     fn run(&self, task: &Task, job: Self::Job) -> Result<Layer>;
 
@@ -186,13 +190,15 @@ pub(crate) fn solve<E: Executor>(
             }
             Err(error) => {
                 graph.failed(id);
-                let begins_again = error.is::<Mistaken>();
+                // What fails with an image that is none any more says nothing of the build, which begins again.
+                let is_right = executor.is_right();
+                let error = if is_right { error } else { Mistaken.into() };
                 // Only the first failure is the user's; the others follow from stopping.
                 failure.get_or_insert_with(|| {
                     let node = graph.node(id).clone();
                     Box::new(Failure { node, error })
                 });
-                if !begins_again {
+                if is_right {
                     cancel.cancel();
                 }
             }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lapstrake_cache::Store;
 use tokio::runtime::Handle;
 
 use super::{Ops, key_of};
+use crate::belief::Mistaken;
 use crate::compress::{decompress, most};
-use crate::engine::Task;
+use crate::engine::{Executor as _, Task};
 use crate::events::Step;
 use crate::fetch::fetch_blob;
 use crate::fs::{Chain, ChainLayer, PulledLayer};
@@ -21,8 +22,10 @@ use crate::trees::Trees;
 const DOWNLOADS: usize = 4;
 
 impl Ops {
-    /// The directories of all layers of `chain`, lowest first. Missing layers are fetched.
+    /// The directories of all layers of `chain`, lowest first. Missing layers are fetched, once it is known that they are
+    /// those of the images that names stand for.
     pub(super) fn materialise(&self, task: &Task, chain: &Chain) -> Result<Vec<PathBuf>> {
+        ensure!(self.is_right(), Mistaken);
         materialise(
             &self.trees,
             &self.client,

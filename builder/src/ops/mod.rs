@@ -197,8 +197,12 @@ impl Executor for Ops {
         }
     }
 
+    fn is_right(&self) -> bool {
+        self.tokio.block_on(self.resolver.is_right())
+    }
+
     fn run(&self, task: &Task, job: Job) -> Result<Layer> {
-        ensure!(self.tokio.block_on(self.resolver.is_right()), Mistaken);
+        ensure!(self.is_right(), Mistaken);
         self.tell_of_owners(&task.node.op);
         match (&task.node.op, job) {
             (Op::Run(op), Job::Run(base, job)) => run::run(self, task, op, &base, &job),

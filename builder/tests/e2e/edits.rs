@@ -3,8 +3,12 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::registry::Reply;
-use super::support::{MANIFEST, TestSpace, base_images, manifest, moved_base, shell, worked};
+use lapstrake_cache::Digest;
+
+use super::registry::{Reply, Request};
+use super::support::{
+    MANIFEST, TestSpace, archive, base_images, manifest, moved_base, shell, worked,
+};
 
 /// What it is, what it does, and the steps that must be worked then.
 pub(super) type Edit<'a> = (&'a str, &'a dyn Fn(), &'a [&'a str]);
@@ -378,6 +382,35 @@ fn a_base_is_believed_until_its_registry_answers() {
     }
     assert!(!refused.stderr.contains("CACHED"), "{}", refused.stderr);
     assert_eq!(space.run(&["inspect", "made"]).text(), made);
+}
+
+/// What a step cannot do with what a tag stood for the last time is no failure of the build, and is not even tried where
+/// layers would have to be fetched for it.
+#[test]
+fn what_fails_with_the_base_of_the_last_time_is_done_with_that_of_now() {
+    let registry = base_images();
+    let put = |name: &str| {
+        let layer = archive(&[(name, "x")]);
+        let image = manifest(registry, "library/wanting", "amd64", &layer);
+        registry.put_manifest("library/wanting", "latest", MANIFEST, &image);
+        Digest::of(&layer)
+    };
+    put("other");
+    let base = "FROM --platform=linux/amd64 wanting AS base\n";
+    let space = TestSpace::with(&format!("{base}FROM scratch\nCOPY --from=base /wanted /\n"));
+    assert!(space.fails(&["."]).contains("not found"));
+    put("wanted");
+    assert_eq!(worked(&space.build(&["."])), ["COPY --from=base /wanted /"]);
+    // Its manifest is known, its layer is not.
+    let old = put("older");
+    space.write("plan", base);
+    space.build(&["-f", "plan", "."]);
+    put("wanted");
+    registry.log();
+    space.build(&["--no-cache-filter=*", "."]);
+    let blob = format!("/blobs/{old}");
+    let is_of_old = |request: &Request| request.path.ends_with(&blob);
+    assert!(!registry.log().iter().any(is_of_old));
 }
 
 /// Two ways to write the same: no step is worked for a change of the one into the other.
