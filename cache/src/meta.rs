@@ -55,11 +55,14 @@ pub struct Meta {
     pub atime: Time,
     /// When the content was changed.
     pub mtime: Time,
-    /// When content or metadata were changed, by the kernel's own clock.
+    /// When content or metadata were changed, by the kernel's own clock; [`Time::ANY`] where that says nothing.
     pub ctime: Time,
 }
 
 impl Time {
+    /// Instead of the time of a change that is of no interest.
+    pub const ANY: Self = Self::from_secs(i64::MIN);
+
     /// The moment `secs` seconds after 1970.
     pub const fn from_secs(secs: i64) -> Self {
         Self { secs, nanos: 0 }

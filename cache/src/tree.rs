@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use rustix::fs::{AtFlags, OFlags, readlinkat, statat};
 
 use crate::facts::{self, Held};
-use crate::meta::{Kind, Meta};
+use crate::meta::{Kind, Meta, Time};
 use crate::place::open_in_root;
 use crate::xattr::{Target, Xattrs};
 use crate::{Content, dir};
@@ -355,10 +355,11 @@ pub fn file_digest(root: BorrowedFd<'_>, path: &Path, meta: &Meta) -> io::Result
     Err(io::Error::new(io::ErrorKind::InvalidData, text))
 }
 
-/// Whether a file was not touched between two looks at it.
-pub(crate) fn is_same(a: &Meta, b: &Meta) -> bool {
-    let facts = |meta: &Meta| (meta.kind, meta.ino, meta.size, meta.mtime, meta.ctime);
-    facts(a) == facts(b)
+/// Whether a file was not touched since it was as `expected`.
+pub(crate) fn is_same(now: &Meta, expected: &Meta) -> bool {
+    let facts = |meta: &Meta| (meta.kind, meta.ino, meta.size, meta.mtime);
+    let is_untouched = matches!(expected.ctime, Time::ANY) || now.ctime == expected.ctime;
+    is_untouched && facts(now) == facts(expected)
 }
 
 fn open_file_digest(file: BorrowedFd<'_>) -> io::Result<[u8; 32]> {

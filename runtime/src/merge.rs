@@ -6,22 +6,25 @@
 //! under all of them, where an overlay parts them.
 //! Nothing here follows a symbolic link.
 
+mod file;
+
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
-use std::fs::File;
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps, XattrFlags,
-    chmodat, chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, linkat,
-    mkdirat, mknodat, openat, readlinkat, statat, statx, symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, XattrFlags, chmodat, fgetxattr,
+    fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat, statx,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
 use rustix::time::{ClockId, clock_gettime};
+
+use file::{attributes, copy, open_file, owner_and_time, times};
 
 /// What becomes of the layers' files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,12 +91,14 @@ type Moment = (i64, u64);
 
 /// Puts into `upper` what the layers `lowers` (lowest first) show, and is not in it yet.
 pub(crate) fn fill(lowers: &[PathBuf], upper: &Path, take: Take) -> io::Result<Filled> {
+    let to = open(CWD, &c_path(upper)?)?;
     let mut filler = Filler {
         take,
+        root: to.as_fd(),
+        place: PathBuf::new(),
         links: HashMap::new(),
         filled: Filled::default(),
     };
-    let to = open(CWD, &c_path(upper)?)?;
     filler.directory(&layers(lowers)?, to.as_fd())?;
     if take == Take::Copy {
         let births = filler.filled.directories.values();
@@ -139,7 +144,6 @@ fn layers(lowers: &[PathBuf]) -> io::Result<Vec<OwnedFd>> {
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {
-    use std::os::unix::ffi::OsStrExt;
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
@@ -195,8 +199,18 @@ struct Found {
     stat: Stat,
     /// Which of the layers has it, the uppermost that does.
     layer: usize,
-    /// The directories that it is merged from, if it is one.
-    merged: Vec<OwnedFd>,
+}
+
+impl Found {
+    fn is_directory(&self) -> bool {
+        kind(&self.stat) == FileType::Directory
+    }
+
+    /// The directories that it is merged from. Open only while they are looked into: a directory may have more of them
+    /// than a process may open.
+    fn merged(&self, layers: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+        below(&layers[self.layer..], &self.name)
+    }
 }
 
 /// What the layers show in one directory, uppermost first.
@@ -212,16 +226,7 @@ fn merged(layers: &[OwnedFd]) -> io::Result<Vec<Found>> {
                 continue;
             };
             if !is_whiteout(&stat) {
-                let merged = match kind(&stat) {
-                    FileType::Directory => below(&layers[layer..], &name)?,
-                    _ => Vec::new(),
-                };
-                found.push(Found {
-                    name,
-                    stat,
-                    layer,
-                    merged,
-                });
+                found.push(Found { name, stat, layer });
             }
         }
         if is_opaque(directory.as_fd()) {
@@ -256,28 +261,31 @@ fn below(layers: &[OwnedFd], name: &CStr) -> io::Result<Vec<OwnedFd>> {
     Ok(merged)
 }
 
-struct Filler {
+struct Filler<'a> {
     take: Take,
-    /// Where the first of several names of a file went.
-    links: HashMap<Id, (OwnedFd, CString)>,
+    root: BorrowedFd<'a>,
+    /// The directory that is being filled, below the root.
+    place: PathBuf,
+    /// The directory and the first of several names of a file. A path, as there may be more than can be open at once.
+    links: HashMap<Id, (PathBuf, CString)>,
     filled: Filled,
 }
 
-impl Filler {
+impl Filler<'_> {
     fn directory(&mut self, layers: &[OwnedFd], to: BorrowedFd<'_>) -> io::Result<()> {
         for found in merged(layers)? {
             let name = &*found.name;
             match (look(to, name)?, kind(&found.stat)) {
                 (None, FileType::Directory) => {
                     mkdirat(to, name, Mode::RWXU)?;
-                    self.inside(&found, to)?;
+                    self.inside(layers, &found, to)?;
                 }
                 (None, _) => self.other(layers[found.layer].as_fd(), &found, to)?,
                 (Some(there), FileType::Directory) if kind(&there) == FileType::Directory => {
                     let inner = open(to, name)?;
                     if !is_opaque(inner.as_fd()) {
                         self.note(&found, inner.as_fd())?;
-                        self.directory(&found.merged, inner.as_fd())?;
+                        self.below(&found.merged(layers)?, name, inner.as_fd())?;
                     }
                 }
                 (Some(_), _) => {}
@@ -286,12 +294,20 @@ impl Filler {
         Ok(())
     }
 
+    fn below(&mut self, layers: &[OwnedFd], name: &CStr, to: BorrowedFd<'_>) -> io::Result<()> {
+        self.place.push(OsStr::from_bytes(name.to_bytes()));
+        let filled = self.directory(layers, to);
+        self.place.pop();
+        filled
+    }
+
     /// A directory that was made: first what is in it, then what it is.
-    fn inside(&mut self, found: &Found, to: BorrowedFd<'_>) -> io::Result<()> {
+    fn inside(&mut self, layers: &[OwnedFd], found: &Found, to: BorrowedFd<'_>) -> io::Result<()> {
         let inner = open(to, &found.name)?;
         self.note(found, inner.as_fd())?;
-        self.directory(&found.merged, inner.as_fd())?;
-        if let Some(from) = found.merged.first() {
+        let merged = found.merged(layers)?;
+        self.below(&merged, &found.name, inner.as_fd())?;
+        if let Some(from) = merged.first() {
             attributes(from.as_fd(), inner.as_fd(), &found.stat)?;
         }
         Ok(())
@@ -307,8 +323,13 @@ impl Filler {
         let (name, stat) = (&*found.name, &found.stat);
         let id = id(stat);
         if stat.st_nlink > 1
-            && let Some((directory, first)) = self.links.get(&id)
+            && let Some((place, first)) = self.links.get(&id)
         {
+            let directory = place.iter().try_fold(None, |at: Option<OwnedFd>, part| {
+                let at = at.as_ref().map_or(self.root, AsFd::as_fd);
+                open(at, &c_path(Path::new(part))?).map(Some)
+            })?;
+            let directory = directory.as_ref().map_or(self.root, AsFd::as_fd);
             return Ok(linkat(directory, first, to, name, AtFlags::empty())?);
         }
         match kind(stat) {
@@ -346,81 +367,9 @@ impl Filler {
             },
         }
         if stat.st_nlink > 1 && !self.filled.omitted.contains(&id) {
-            self.links
-                .insert(id, (to.try_clone_to_owned()?, name.to_owned()));
+            self.links.insert(id, (self.place.clone(), name.to_owned()));
         }
         Ok(())
-    }
-}
-
-fn open_file(at: BorrowedFd<'_>, name: &CStr) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    Ok(openat(at, name, flags, Mode::empty())?.into())
-}
-
-fn copy(mut source: File, to: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut target = File::from(openat(to, name, flags, Mode::RUSR | Mode::WUSR)?);
-    io::copy(&mut source, &mut target)?;
-    attributes(source.as_fd(), target.as_fd(), stat)
-}
-
-/// Owner before mode, as chown(2) clears set-user-ID bits and capabilities; times last.
-fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
-    fchown(
-        to,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
-    fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    let mut names = vec![0; 64 << 10];
-    let length = match flistxattr(from, &mut names) {
-        Ok(length) => length,
-        Err(Errno::NOTSUP) => 0,
-        Err(error) => return Err(error.into()),
-    };
-    for name in names[..length]
-        .split(|byte| *byte == 0)
-        .filter(|name| !name.is_empty())
-    {
-        // Marks of overlays, and what the system itself labels files with.
-        let own = [
-            &b"trusted.overlay."[..],
-            b"user.overlay.",
-            b"user.lapstrake.",
-            b"security.selinux",
-        ];
-        if own.iter().any(|prefix| name.starts_with(prefix)) {
-            continue;
-        }
-        let name = CString::new(name)?;
-        let mut value = vec![0; 64 << 10];
-        let length = fgetxattr(from, &name, &mut value)?;
-        fsetxattr(to, &name, &value[..length], XattrFlags::empty())?;
-    }
-    Ok(futimens(to, &times(stat))?)
-}
-
-fn owner_and_time(at: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW;
-    chownat(
-        at,
-        name,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-        flags,
-    )?;
-    Ok(utimensat(at, name, &times(stat), flags)?)
-}
-
-fn times(stat: &Stat) -> Timestamps {
-    let time = |sec: i64, nsec: u64| Timespec {
-        tv_sec: sec,
-        tv_nsec: nsec as _,
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
 }
 
@@ -436,7 +385,7 @@ impl Settler<'_> {
         let before = fstat(upper)?;
         let mut changed = false;
         for found in merged(layers)? {
-            changed |= self.one(&found, upper)?;
+            changed |= self.one(layers, &found, upper)?;
         }
         if changed {
             futimens(upper, &times(&before))?;
@@ -445,7 +394,12 @@ impl Settler<'_> {
     }
 
     /// Whether it changed the directory `upper`.
-    fn one(&mut self, found: &Found, upper: BorrowedFd<'_>) -> io::Result<bool> {
+    fn one(
+        &mut self,
+        layers: &[OwnedFd],
+        found: &Found,
+        upper: BorrowedFd<'_>,
+    ) -> io::Result<bool> {
         let name = &*found.name;
         let Some(there) = look(upper, name)? else {
             if self.filled.omitted.contains(&id(&found.stat)) {
@@ -455,11 +409,11 @@ impl Settler<'_> {
             return Ok(true);
         };
         match kind(&there) {
-            FileType::Directory if !found.merged.is_empty() => {
+            FileType::Directory if found.is_directory() => {
                 let inner = open(upper, name)?;
                 let made = self.filled.directories.get(&id(&found.stat));
                 if made == Some(&birth(inner.as_fd())?) {
-                    self.directory(&found.merged, inner.as_fd())?;
+                    self.directory(&found.merged(layers)?, inner.as_fd())?;
                 } else {
                     fsetxattr(inner, self.marks.opaque(), b"y", XattrFlags::empty())?;
                 }
@@ -602,7 +556,10 @@ mod tests {
             fs::rename(upper.join("swap"), upper.join("swapped")).unwrap();
             fs::remove_dir(upper.join("gone")).unwrap();
             let long_ago = std::time::SystemTime::UNIX_EPOCH;
-            File::open(&upper).unwrap().set_modified(long_ago).unwrap();
+            fs::File::open(&upper)
+                .unwrap()
+                .set_modified(long_ago)
+                .unwrap();
             settle(&lowers, &upper, &filled, marks).unwrap();
             let is_opaque = |name: &str| {
                 is_opaque(

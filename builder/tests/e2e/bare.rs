@@ -96,3 +96,35 @@ fn what_takes_namespaces_is_refused_without_them() {
     let error = space.fails(&["--isolation=hyperv", "."]);
     assert!(error.contains("use default or none"), "{error}");
 }
+
+/// More directories, and more files of several names, than a process may open; and names that layers' files get while
+/// they are read.
+#[test]
+fn copies_of_layers_keep_few_files_open() {
+    let space = TestSpace::with(
+        "FROM busybox AS b\n\
+         RUN mkdir /m; i=0; while [ $i -lt 300 ]; do mkdir /m/d$i; echo $i > /m/d$i/f; ln /m/d$i/f /m/h$i; i=$((i+1)); done\n\
+         FROM b\nCOPY --from=b /m /q\nRUN cat /q/d299/f /q/h299 /m/h299 > /read\n",
+    );
+    let arguments = [
+        "build",
+        "--isolation=none",
+        "-o",
+        "type=tar,dest=out.tar",
+        ".",
+    ];
+    let output = space
+        .scripted("ulimit -n 200; exec \"$@\"", &arguments)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let all = entries(&std::fs::read(space.path("out.tar")).unwrap());
+    assert_eq!(
+        all["read"].content,
+        b"299
+299
+299
+"
+    );
+}

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
-use lapstrake_cache::{Content, Entry, Kind, Meta, Owners, StatIndex, Visit, Xattrs};
+use lapstrake_cache::{Content, Entry, Kind, Meta, Owners, StatIndex, Time, Visit, Xattrs};
 use lapstrake_frontend::ignore::Ignore;
 use rustix::fs::{self, Mode, OFlags};
 
@@ -196,7 +196,11 @@ impl Tree {
                 ..meta
             }
         } else {
-            meta
+            // Files of layers stay as they are, but each view that is a copy of layers adds names to them.
+            Meta {
+                ctime: Time::ANY,
+                ..meta
+            }
         }
     }
 
