@@ -45,8 +45,8 @@ struct Doubt {
     image: ImageRef,
     believed: Descriptor,
     answer: JoinHandle<registry::Result<Option<Descriptor>>>,
-    /// The steps that end with the answer.
-    steps: Vec<Step>,
+    /// The steps that end with the answer, and why what they wanted of the believed image could not be had.
+    steps: Vec<(Step, Option<String>)>,
 }
 
 /// What became of a question: an answer, unless its task died.
@@ -128,11 +128,18 @@ impl Beliefs {
         self.open.store(false, Ordering::Relaxed);
     }
 
-    /// Leaves the end of `step` to the answer about `image`, if one is waited for.
-    pub(crate) async fn defer(&self, image: &ImageRef, step: Step) -> Option<Step> {
+    /// Leaves the end of `step`, which came to `result`, to the answer about `image`, if one is waited for.
+    pub(crate) async fn defer<T>(
+        &self,
+        image: &ImageRef,
+        step: Step,
+        result: &Result<T>,
+    ) -> Option<Step> {
         let mut state = self.state.lock().await;
         match state.doubts.iter_mut().find(|doubt| doubt.image == *image) {
-            Some(doubt) => doubt.steps.push(step),
+            Some(doubt) => doubt
+                .steps
+                .push((step, result.as_ref().err().map(text::causes))),
             None => return Some(step),
         }
         None
@@ -168,14 +175,21 @@ impl Beliefs {
             self.remember(&image, answer.as_ref().filter(|new| **new != believed))?;
             Ok(answer)
         });
-        for step in steps {
-            let told = answer.as_ref().map(|_| ());
+        let digest = |answer: &Option<Descriptor>| answer.as_ref().map(|answer| answer.digest);
+        for (step, failed) in steps {
+            let told = match (&answer, failed) {
+                (Err(error), _) => Err(anyhow!(text::causes(error))),
+                (Ok(answer), Some(failed)) if digest(answer) == Some(believed.digest) => {
+                    Err(anyhow!(failed))
+                }
+                (Ok(_), _) => Ok(()),
+            };
             // That it failed is told here, and why once more at the end of the build.
-            let _ = step.end(told.map_err(|error| anyhow!(text::causes(error))));
+            let _ = step.end(told);
         }
         match answer {
             Ok(answer) => {
-                if answer.as_ref().map(|answer| answer.digest) != Some(believed.digest) {
+                if digest(&answer) != Some(believed.digest) {
                     state.wrong.get_or_insert(Wrong::Moved);
                 }
                 state.answers.insert(image, answer);

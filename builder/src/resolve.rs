@@ -205,7 +205,7 @@ impl Resolver {
                 .begin_aside(&format!("[internal] load metadata for {image}"));
             let fetched = self.fetch(image, platform).await.map(Arc::new);
             let step = match &self.beliefs {
-                Some(beliefs) => beliefs.defer(image, step).await,
+                Some(beliefs) => beliefs.defer(image, step, &fetched).await,
                 None => Some(step),
             };
             match step {

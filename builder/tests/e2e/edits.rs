@@ -411,6 +411,25 @@ fn what_fails_with_the_base_of_the_last_time_is_done_with_that_of_now() {
     let blob = format!("/blobs/{old}");
     let is_of_old = |request: &Request| request.path.ends_with(&blob);
     assert!(!registry.log().iter().any(is_of_old));
+    // What it still stands for is not whole any more.
+    put("torn");
+    let torn = manifest(
+        registry,
+        "library/wanting",
+        "amd64",
+        &archive(&[("torn", "x")]),
+    );
+    let torn: serde_json::Value = serde_json::from_slice(&torn).unwrap();
+    let config = torn["config"]["digest"].as_str().unwrap().to_owned();
+    let path = format!("GET /v2/library/wanting/blobs/{config}");
+    registry.fail(9, &path, Reply::new(403));
+    for _ in 0..2 {
+        let said = space.fails(&["."]);
+        assert!(
+            said.contains("> [internal] load metadata for wanting"),
+            "{said}"
+        );
+    }
 }
 
 /// Two ways to write the same: no step is worked for a change of the one into the other.
