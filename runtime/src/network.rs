@@ -42,27 +42,56 @@ struct Network {
     /// What connects it, if it is connected.
     pasta: Option<PathBuf>,
     namespace: OwnedFd,
-    /// Its connections, as the kernel lists them: `/proc/net/tcp` and the like (proc_net_tcp.rst).
-    connections: Vec<File>,
+    /// How many connections it has: `/proc/net/sockstat` and the like (proc_pid_net(5)).
+    counts: Vec<File>,
+    /// Which they are: `/proc/net/tcp` and the like (proc_net_tcp.rst).
+    lists: Vec<File>,
 }
 
 /// The first port that the kernel gives to who asks for any. Nobody waits for one of these.
 const FIRST_EPHEMERAL: u16 = 32768;
 
 impl Network {
-    /// Whether every port is free that a server might ask for.
+    /// Whether every port is free that a server might ask for. Mostly there are no connections; to list them the kernel
+    /// looks through those of all networks, which takes many milliseconds.
     fn is_free(&mut self) -> bool {
-        self.connections.iter_mut().all(|list| {
-            let mut text = String::new();
-            list.rewind()
-                .and_then(|()| list.read_to_string(&mut text))
-                .is_ok()
-                && text
-                    .lines()
-                    .skip(1)
-                    .all(|line| local_port(line) >= Some(FIRST_EPHEMERAL))
-        })
+        let has_none = |text: &str| text.lines().all(|line| connections(line) == Some(0));
+        let has_ephemeral = |text: &str| {
+            let mut ports = text.lines().skip(1).map(local_port);
+            ports.all(|port| port >= Some(FIRST_EPHEMERAL))
+        };
+        all_say(&mut self.counts, has_none) || all_say(&mut self.lists, has_ephemeral)
     }
+}
+
+/// Whether `says` holds for the text of every file, of which there must be one.
+fn all_say(files: &mut [File], says: impl Fn(&str) -> bool) -> bool {
+    let all = files.iter_mut().all(|file| {
+        // So much is seldom there, and a file of /proc has no size that tells.
+        let mut text = String::with_capacity(1024);
+        let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+        read.is_ok() && says(&text)
+    });
+    all && !files.is_empty()
+}
+
+/// The connections in a line such as `TCP: inuse 2 orphan 0 tw 1 alloc 2 mem 0`: those in use and those just closed. Other
+/// lines have none; the orphans are those of all networks, and in use too where they are of this one.
+fn connections(line: &str) -> Option<u64> {
+    let Some((_, counts)) = line
+        .split_once(':')
+        .filter(|(kind, _)| kind.starts_with("TCP"))
+    else {
+        return Some(0);
+    };
+    let mut words = counts.split_whitespace();
+    let mut all = 0_u64;
+    while let (Some(name), Some(count)) = (words.next(), words.next()) {
+        if matches!(name, "inuse" | "tw") {
+            all = all.saturating_add(count.parse().ok()?);
+        }
+    }
+    Some(all)
 }
 
 /// The port in a line such as `0: 0100007F:1F90 0100007F:C350 06 …`.
@@ -150,15 +179,16 @@ fn new_network(pasta: Option<&Path>) -> io::Result<Network> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let namespace = open("/proc/thread-self/ns/net", flags, Mode::empty())?;
         // A kernel without IPv6 has only the first.
-        let lists = ["tcp", "tcp6"].map(|list| format!("/proc/thread-self/net/{list}"));
-        let connections = lists
-            .iter()
-            .filter_map(|list| File::open(list).ok())
-            .collect();
+        let open = |names: [&str; 2]| -> Vec<File> {
+            let paths = names.map(|name| format!("/proc/thread-self/net/{name}"));
+            let files = paths.iter().filter_map(|path| File::open(path).ok());
+            files.collect()
+        };
         Ok(Network {
             pasta,
             namespace,
-            connections,
+            counts: open(["sockstat", "sockstat6"]),
+            lists: open(["tcp", "tcp6"]),
         })
     };
     let thread = std::thread::Builder::new()
