@@ -1,5 +1,6 @@
 //! Threads, where there may be few of them. What starts one without asking panics there.
 
+use std::error::Error as _;
 use std::io;
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::thread::{self, Builder, Scope, ScopedJoinHandle};
@@ -43,10 +44,9 @@ pub fn prepare_rayon() -> io::Result<()> {
             },
             false => wanted,
         };
-        ThreadPoolBuilder::new()
-            .num_threads(count)
-            .build_global()
-            .is_ok()
+        let built = ThreadPoolBuilder::new().num_threads(count).build_global();
+        // An error without a source: the threads are there already.
+        built.map_or_else(|error| error.source().is_none(), |()| true)
     };
     match PREPARED.get_or_init(prepare) {
         true => Ok(()),
