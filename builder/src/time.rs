@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use lapstrake_cache::Time;
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+use rustix::fs::{AtFlags, CWD, utimensat};
 
 /// The present as RFC 3339, in UTC, to the nanosecond.
 pub(crate) fn now() -> String {
@@ -56,14 +56,7 @@ pub(crate) fn set_all(tree: &Path, seconds: i64) -> Result<()> {
 
 /// Of a link, not of what it leads to.
 pub(crate) fn set(path: &Path, seconds: i64) -> Result<()> {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
+    let times = Time::from_secs(seconds).as_timestamps();
     Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 

@@ -75,8 +75,8 @@ impl Time {
         }
     }
 
-    /// Sets both the time of access and of change.
-    pub(crate) fn as_timestamps(self) -> Timestamps {
+    /// For setting both the time of access and of change.
+    pub fn as_timestamps(self) -> Timestamps {
         Timestamps {
             last_access: self.as_timespec(),
             last_modification: self.as_timespec(),

@@ -304,6 +304,7 @@ pub fn tree_digest(
     let encoded: io::Result<Vec<Vec<u8>>> = if entries.len() <= BATCH {
         encode(entries).map(|part| vec![part])
     } else {
+        crate::threads::prepare_rayon()?;
         entries.par_chunks(BATCH).map(encode).collect()
     };
     for part in encoded? {

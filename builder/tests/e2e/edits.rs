@@ -317,13 +317,16 @@ fn quick_edits_are_seen() {
     }
 }
 
+/// Has the latest image of `repository` hold `text`.
+fn put_base(repository: &str, text: &str) {
+    let registry = base_images();
+    let image = manifest(registry, repository, "amd64", &moved_base(text));
+    registry.put_manifest(repository, "latest", MANIFEST, &image);
+}
+
 #[test]
 fn a_base_that_moved_under_its_tag() {
-    let registry = base_images();
-    let put = |text: &str| {
-        let image = manifest(registry, "library/moving", "amd64", &moved_base(text));
-        registry.put_manifest("library/moving", "latest", MANIFEST, &image);
-    };
+    let put = |text: &str| put_base("library/moving", text);
     put("one");
     let space = TestSpace::with("FROM --platform=linux/amd64 moving\nCOPY f /\n");
     space.write("f", "f");
@@ -345,11 +348,7 @@ fn a_base_that_moved_under_its_tag() {
 /// A build begins with what a tag stood for the last time, and tells and does nothing that would not be true.
 #[test]
 fn a_base_is_believed_until_its_registry_answers() {
-    let registry = base_images();
-    let put = |text: &str| {
-        let image = manifest(registry, "library/believed", "amd64", &moved_base(text));
-        registry.put_manifest("library/believed", "latest", MANIFEST, &image);
-    };
+    let put = |text: &str| put_base("library/believed", text);
     put("one");
     let space =
         TestSpace::with("ARG A=1\nFROM --platform=linux/amd64 believed\nWORKDIR /w\nCOPY f .\n");
@@ -374,7 +373,7 @@ fn a_base_is_believed_until_its_registry_answers() {
     // A registry that does not know the image any more.
     let made = space.run(&["inspect", "made"]).text();
     let gone = Reply::new(404);
-    registry.fail(1, "HEAD /v2/library/believed/", gone);
+    base_images().fail(1, "HEAD /v2/library/believed/", gone);
     let refused = space.run(&["build", "--progress=plain", "-t", "made", "."]);
     assert_eq!(refused.code, Some(1));
     for part in ["load metadata for", "Dockerfile:2", "ERROR"] {

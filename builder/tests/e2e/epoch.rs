@@ -271,14 +271,14 @@ fn dated_archive(space: &TestSpace, newest: u64) -> Vec<u8> {
 fn dated_sources(space: &TestSpace) -> Registry {
     let folder = space.path("../git");
     space.write(
-        "../git/work/Dockerfile",
+        "../git/tree/Dockerfile",
         format!("{SHOW}COPY Dockerfile /\n"),
     );
     let script = "
         export GIT_COMMITTER_DATE='@1700000101 +0000' GIT_AUTHOR_DATE='@1 +0000'
-        git init -q -b main work; cd work; git add .
+        git init -q -b main tree; cd tree; git add .
         git -c user.email=a@b -c user.name=a commit -qm first
-        cd ..; git clone -q --bare work repo.git; git -C repo.git update-server-info";
+        cd ..; git clone -q --bare tree repo.git; git -C repo.git update-server-info";
     shell(&folder, script);
     let archive = dated_archive(space, 1_700_000_302);
     space.write("../git/a.tar.gz", compressed("gzip", &archive));

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use lapstrake_cache::{Active, Attributes, Content, Meta, Time, Xattrs};
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 use super::earlier::{Earlier, Placed};
@@ -280,17 +280,7 @@ impl Canvas {
     pub(crate) fn finish(self) -> Result<Placed> {
         for (path, time) in self.times.iter().rev() {
             let fd = open_directory(self.upper.as_fd(), path)?;
-            let time = Timespec {
-                tv_sec: time.secs,
-                tv_nsec: time.nanos.into(),
-            };
-            fs::futimens(
-                &fd,
-                &Timestamps {
-                    last_access: time,
-                    last_modification: time,
-                },
-            )?;
+            fs::futimens(&fd, &time.as_timestamps())?;
         }
         Ok(Placed(self.placed))
     }
