@@ -9,7 +9,6 @@ use std::sync::{Mutex, OnceLock};
 
 use rustix::fs::{CWD, MemfdFlags, SealFlags, fcntl_add_seals, fstat, memfd_create, stat};
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use crate::caps;
@@ -229,12 +228,7 @@ struct Mapper {
 
 impl Mapper {
     fn fork(uids: &[(u32, u32)], gids: &[(u32, u32)], uid: u32, gid: u32) -> io::Result<Mapper> {
-        let (here, there) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (here, there) = wire::pair()?;
         let parent = rustix::process::getpid().as_raw_nonzero().get();
         match sys::clone_process(0, None)? {
             Cloned::Parent(process, _) => Ok(Mapper {
@@ -307,12 +301,7 @@ fn ranges_of(text: &str, name: &str, uid: u32) -> Vec<(u32, u32)> {
 }
 
 fn start_keeper(identity: Identity) -> io::Result<OwnedFd> {
-    let (here, there) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let (here, there) = wire::pair()?;
     let namespace = stat("/proc/self/ns/pid")?.st_ino;
     let process = format!("{namespace}-{}", std::process::id());
     let namespaces = match identity {

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open, openat};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::enter::entered;
 use crate::init::Report;
@@ -201,12 +201,7 @@ fn new_network(pasta: Option<&Path>) -> io::Result<Network> {
 
 /// Runs `pasta`, which goes into the background when the network works. It stays until the build ends.
 fn connect(pasta: &Path, namespace: BorrowedFd<'_>) -> io::Result<()> {
-    let (socket, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let (socket, theirs) = wire::pair()?;
     let entered = entered().map_err(io::Error::other)?;
     entered.start(
         &Request {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::{CWD, MemfdFlags, SeekFrom, memfd_create};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::Wanted;
@@ -123,13 +123,7 @@ impl Running {
             .into_iter()
             .map(|resource| open(resource, spec.security == Security::Sandbox))
             .collect::<Result<Vec<_>, _>>()?;
-        let (socket, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .map_err(|error| setup("make a socket")(error.into()))?;
+        let (socket, theirs) = wire::pair().map_err(setup("make a socket"))?;
         let pipe =
             || pipe_with(PipeFlags::CLOEXEC).map_err(|error| setup("make a pipe")(error.into()));
         let ((stdout, their_stdout), (stderr, their_stderr)) = (pipe()?, pipe()?);

@@ -5,8 +5,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recv, recvmsg, send, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg,
+    socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +17,12 @@ const BATCH: usize = 250;
 /// A plan larger than this is a mistake of ours, not of a Dockerfile: contents travel as descriptors.
 const MAX_FRAME: usize = 64 << 20;
 const HEADER: usize = 8;
+
+/// Two sockets, each the other's other side.
+pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+    Ok(socketpair(AddressFamily::UNIX, kind, flags, None)?)
+}
 
 /// Sends one message with its descriptors.
 pub(crate) fn put<T: Serialize>(
@@ -125,17 +132,10 @@ fn receive_exact(socket: BorrowedFd<'_>, mut bytes: &mut [u8]) -> io::Result<()>
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     #[test]
     fn many_descriptors_and_a_long_body_arrive_together() {
-        let (here, there) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .unwrap();
+        let (here, there) = pair().unwrap();
         let file = std::fs::File::open("/dev/null").unwrap();
         let body = "x".repeat(1 << 20);
         for count in [0, 1, BATCH, BATCH + 1] {
