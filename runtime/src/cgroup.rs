@@ -23,8 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::devices::{self, Rule};
 use crate::hierarchy::{
     CONTROLLERS, PREFIX, choose_parent, delegate, enable_along, has_controller, inherit_cpuset,
-    make, open, own_controllers, own_group, parent_path, read, relative, remove, remove_build,
-    sweep, write,
+    make, open, own_controllers, own_group, parent_path, read, remove, remove_build, sweep, write,
 };
 use crate::limits::{Version, set, settings};
 use crate::mount;
@@ -164,7 +163,7 @@ fn prepare(
     let path = format!("{parent}/{build}/{kind}");
     let group = make(root, &path)?;
     if confined && devices::restrict(group.as_fd(), &[]).is_err() {
-        remove(root, relative(&path))?;
+        remove(root, mount::relative(&path))?;
         let group = make(root, &free)?;
         delegate(group.as_fd());
         return Ok((group, false));

@@ -8,6 +8,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
+use crate::mount::relative;
+
 /// Those that this program sets bounds with.
 pub(crate) const CONTROLLERS: [&str; 4] = ["pids", "memory", "cpu", "cpuset"];
 /// What the name of a build's group starts with. The number of the builder's pid namespace follows, as an id of a process
@@ -172,14 +174,6 @@ fn directories(group: BorrowedFd<'_>) -> Vec<String> {
         .filter(directory)
         .map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| name != "." && name != "..").collect()
-}
-
-/// A path below a group; `.` for that group itself.
-pub(crate) fn relative(path: &str) -> &str {
-    match path.trim_start_matches('/') {
-        "" => ".",
-        path => path,
-    }
 }
 
 /// Opens a group.

@@ -116,7 +116,7 @@ pub(crate) fn open_dir_below(root: BorrowedFd<'_>, path: &str) -> rustix::io::Re
 }
 
 /// `path` without leading slashes; `.` for the root itself.
-fn relative(path: &str) -> &str {
+pub(crate) fn relative(path: &str) -> &str {
     match path.trim_start_matches('/') {
         "" => ".",
         rest => rest,
