@@ -1,7 +1,7 @@
 //! Mounts, made by descriptor: a file system is created detached, filled, and then attached to an open directory.
 //!
 //! No function here takes a path of an image as a host path. Targets are looked up below an open root
-//! ([`Target`]), with symbolic links confined to it and magic links refused.
+//! ([`Targets`](crate::target::Targets)), with symbolic links confined to it and magic links refused.
 
 use std::ffi::OsString;
 use std::io;
@@ -131,8 +131,7 @@ pub(crate) fn fd_name(fd: BorrowedFd<'_>) -> PathBuf {
 /// Where the file open as `fd` lies below the directory open as `root`, symbolic links resolved.
 pub(crate) fn path_below(root: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
     let name = |fd: BorrowedFd<'_>| -> io::Result<PathBuf> {
-        let bytes =
-            readlinkat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?.into_bytes();
+        let bytes = readlinkat(CWD, fd_name(fd), Vec::new())?.into_bytes();
         Ok(OsString::from_vec(bytes).into())
     };
     let (root, path) = (name(root)?, name(fd)?);

@@ -13,7 +13,7 @@ use rustix::mount::{
 };
 
 use crate::mount::{
-    NODEV, NOSUID, RDONLY, attach, clone_fd, clone_tree, create, open_below, restrict,
+    NODEV, NOSUID, RDONLY, attach, clone_fd, clone_tree, create, fd_name, open_below, restrict,
 };
 use crate::sys;
 
@@ -103,7 +103,7 @@ impl Overlay {
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         fsconfig_set_string(&context, "source", "overlay")?;
         for (index, directory) in self.lowers.iter().rev().enumerate() {
-            match fsconfig_set_string(&context, "lowerdir+", fd_path(directory)) {
+            match fsconfig_set_string(&context, "lowerdir+", fd_name(directory.as_fd())) {
                 Ok(()) => {}
                 Err(Errno::INVAL) if index == 0 => return Ok(Context::TooOld),
                 Err(error) => return Err(self.explain(&context, error)),
@@ -115,8 +115,8 @@ impl Overlay {
     fn create(&self, context: &OwnedFd, attributes: MountAttrFlags) -> io::Result<OwnedFd> {
         let set = || {
             if let Some((upper, work)) = &self.writable {
-                fsconfig_set_string(context, "upperdir", fd_path(upper))?;
-                fsconfig_set_string(context, "workdir", fd_path(work))?;
+                fsconfig_set_string(context, "upperdir", fd_name(upper.as_fd()))?;
+                fsconfig_set_string(context, "workdir", fd_name(work.as_fd()))?;
                 // What a power cut leaves is dropped as a whole, so nothing need be synced on the way.
                 fsconfig_set_flag(context, "volatile")?;
             }
@@ -195,11 +195,6 @@ fn open_dir(path: &Path) -> io::Result<OwnedFd> {
             format!("open {}: {error}", path.display()),
         )
     })
-}
-
-/// The name under which this process can reach what it has open as `fd`.
-fn fd_path(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// A detached, read-only mount of layers merged.
@@ -289,7 +284,7 @@ mod tests {
         std::fs::create_dir(&upper).unwrap();
         std::fs::create_dir(&work).unwrap();
         let read =
-            |tree: &OwnedFd| std::fs::read_to_string(format!("{}/top", fd_path(tree))).unwrap();
+            |tree: &OwnedFd| std::fs::read_to_string(fd_name(tree.as_fd()).join("top")).unwrap();
         std::thread::scope(|scope| {
             let aside = scope.spawn(|| {
                 sys::unshare(libc::CLONE_FS | libc::CLONE_NEWNS).unwrap();
@@ -299,11 +294,11 @@ mod tests {
                 let overlay = Overlay::open(&paths, Some((&upper, &work)), false).unwrap();
                 let tree = overlay.mount_at_once(PLAIN).unwrap();
                 assert_eq!(read(&tree), "119");
-                std::fs::write(format!("{}/new", fd_path(&tree)), "").unwrap();
+                std::fs::write(fd_name(tree.as_fd()).join("new"), "").unwrap();
                 let overlay = Overlay::open(&paths, None, false).unwrap();
                 let tree = overlay.mount_at_once(RDONLY).unwrap();
                 assert_eq!(read(&tree), "119");
-                assert!(std::fs::write(format!("{}/new", fd_path(&tree)), "").is_err());
+                assert!(std::fs::write(fd_name(tree.as_fd()).join("new"), "").is_err());
             });
             aside.join().unwrap();
         });
