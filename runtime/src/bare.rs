@@ -24,7 +24,7 @@ use crate::mount;
 use crate::plan::sorted;
 use crate::spec::{MountKind, Network, RunSpec};
 use crate::target::{self, Shape, Stub, Targets};
-use crate::{Error, mount::open_dir_below};
+use crate::{Error, mount::open_dir_below, times};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -222,7 +222,7 @@ impl Furniture {
         let aside = self.aside.join(format!("aside-{}", self.pieces.len()));
         let before = fstat(&parent)?;
         renameat(&parent, name, CWD, &aside)?;
-        target::set_times(parent.as_fd(), &before)?;
+        times::set(parent.as_fd(), &before)?;
         self.pieces.push(Piece {
             parent: parent.try_clone()?,
             name: name.to_owned(),
@@ -253,7 +253,7 @@ impl Furniture {
             if let Some(aside) = aside {
                 renameat(CWD, aside, &parent, &*name)?;
             }
-            target::set_times(parent.as_fd(), &before)?;
+            times::set(parent.as_fd(), &before)?;
         }
         Ok(())
     }

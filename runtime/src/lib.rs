@@ -63,6 +63,7 @@ mod spec;
 mod sys;
 mod sysfs;
 mod target;
+mod times;
 mod user;
 mod wire;
 

@@ -18,13 +18,15 @@ use std::time::Duration;
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, StatxFlags, XattrFlags, chmodat, fgetxattr,
-    fsetxattr, fstat, futimens, linkat, mkdirat, mknodat, openat, readlinkat, statat, statx,
-    symlinkat, unlinkat,
+    fsetxattr, fstat, linkat, mkdirat, mknodat, openat, readlinkat, statat, statx, symlinkat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
-use file::{attributes, copy, open_file, owner_and_time, times};
+use file::{attributes, copy, open_file, owner_and_time};
+
+use crate::times;
 
 /// What becomes of the layers' files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -388,7 +390,7 @@ impl Settler<'_> {
             changed |= self.one(layers, &found, upper)?;
         }
         if changed {
-            futimens(upper, &times(&before))?;
+            times::set(upper, &before)?;
         }
         Ok(())
     }

@@ -8,15 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags, Timespec, Timestamps,
-    chownat, fstat, futimens, mkdirat, mknodat, openat, openat2, readlinkat, statat, statx,
-    unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxFlags, chownat, fstat, mkdirat,
+    mknodat, openat, openat2, readlinkat, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
 use crate::mount::{open_below, open_dir_below, open_plain, path_below};
+use crate::times;
 
 /// Links that are followed in turn when they lead to something that does not exist.
 const MAX_LINKS: usize = 40;
@@ -123,7 +123,7 @@ impl<'a> Targets<'a> {
             }
             // In a mount of the caller, such as a cache, it is not ours to take away.
             Made::Stubs(stubs) if mount_id(parent)? == mount_id(self.root)? => {
-                set_times(parent, &before)?;
+                times::set(parent, &before)?;
                 let path = path_below(self.root, parent)?.join(name);
                 stubs.push(Stub {
                     path,
@@ -138,18 +138,6 @@ impl<'a> Targets<'a> {
 
 fn mount_id(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?.stx_mnt_id)
-}
-
-pub(crate) fn set_times(directory: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
-    let time = |sec: i64, nsec: u64| Timespec {
-        tv_sec: sec,
-        tv_nsec: nsec as _,
-    };
-    let times = Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    };
-    Ok(futimens(directory, &times)?)
 }
 
 /// Parent and name of a path; the parent of a single name is `/`.
@@ -233,6 +221,5 @@ fn remove_stub(upper: BorrowedFd<'_>, stub: &Stub) -> rustix::io::Result<()> {
         }
         _ => return Ok(()),
     }
-    set_times(parent.as_fd(), &before)
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    times::set(parent.as_fd(), &before)
 }

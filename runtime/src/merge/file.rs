@@ -6,11 +6,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags, chownat, fchmod, fchown,
-    fgetxattr, flistxattr, fsetxattr, futimens, openat, utimensat,
+    AtFlags, Mode, OFlags, Stat, XattrFlags, chownat, fchmod, fchown, fgetxattr, flistxattr,
+    fsetxattr, openat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
+
+use crate::times;
 
 pub(super) fn open_file(at: BorrowedFd<'_>, name: &CStr) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -62,7 +64,7 @@ pub(super) fn attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) 
         let length = fgetxattr(from, &name, &mut value)?;
         fsetxattr(to, &name, &value[..length], XattrFlags::empty())?;
     }
-    Ok(futimens(to, &times(stat))?)
+    Ok(times::set(to, stat)?)
 }
 
 pub(super) fn owner_and_time(at: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()> {
@@ -74,16 +76,5 @@ pub(super) fn owner_and_time(at: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io
         Some(Gid::from_raw(stat.st_gid)),
         flags,
     )?;
-    Ok(utimensat(at, name, &times(stat), flags)?)
-}
-
-pub(super) fn times(stat: &Stat) -> Timestamps {
-    let time = |sec: i64, nsec: u64| Timespec {
-        tv_sec: sec,
-        tv_nsec: nsec as _,
-    };
-    Timestamps {
-        last_access: time(stat.st_atime, stat.st_atime_nsec),
-        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-    }
+    Ok(utimensat(at, name, &times::of(stat), flags)?)
 }
