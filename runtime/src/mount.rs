@@ -68,7 +68,7 @@ pub(crate) fn clone_fd(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// Adds attributes to a tree of mounts.
 pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> io::Result<()> {
-    sys::mount_setattr(tree, attributes.bits().into(), true)
+    sys::mount_setattr(tree, attributes.bits().into())
 }
 
 /// Attaches a detached tree over the directory or file open as `target`.

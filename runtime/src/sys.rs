@@ -141,15 +141,15 @@ pub(crate) fn unshare(flags: c_int) -> io::Result<()> {
     check(unsafe { libc::unshare(flags) }.into()).map(drop)
 }
 
-/// Sets and clears attributes of the mount open as `tree` and, if `recursive`, of all below it.
-pub(crate) fn mount_setattr(tree: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
+/// Adds attributes to the mount open as `tree` and to all below it.
+pub(crate) fn mount_setattr(tree: BorrowedFd<'_>, set: u64) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: set,
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,
     };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     // SAFETY: attr outlives the call and its size is passed.
     check(unsafe {
         libc::syscall(
