@@ -16,7 +16,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::FdFlags;
 use rustix::process::{
-    Resource, Rlimit, Signal, WaitOptions, getrlimit, pidfd_send_signal, setrlimit,
+    Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, kill_process, pidfd_send_signal,
+    setrlimit, waitpid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +60,7 @@ fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
     rustix::io::fcntl_setfd(builder, FdFlags::CLOEXEC)?;
     allow_many_files();
     // Where it is not process 1 of a namespace, orphans of steps come to it all the same.
-    rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))?;
+    rustix::process::set_child_subreaper(Pid::from_raw(1))?;
     // Made when the first step needs them: a build whose steps are all cached shall not pay for control groups, whose
     // changes hold up every process of this machine that starts or ends.
     let mut groups: Option<Groups> = None;
@@ -84,9 +85,8 @@ fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
             }
         }
     }
-    // Steps and helpers alike; each is gone once it was waited for.
-    sys::kill_others();
-    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
+    // Steps and helpers alike.
+    kill_others();
     if let Some(groups) = groups {
         children
             .iter()
@@ -246,8 +246,7 @@ fn reap(children: &mut Vec<Child>, groups: &Groups) {
         let out_of_memory = child.group.out_of_memory();
         if std::process::id() != 1 {
             // Without a namespace of its own a step's other processes outlive its first. There is one step at a time.
-            sys::kill_others();
-            while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
+            kill_others();
         }
         groups.finish(&child.group);
         let report = Report::Exited {
@@ -257,4 +256,37 @@ fn reap(children: &mut Vec<Child>, groups: &Groups) {
         };
         let _ = wire::put(&child.socket, &report, &[]);
     }
+}
+
+/// Kills every other process of this pid namespace, for process 1 of one; for others all their children, and what becomes
+/// their child by that. Each is gone once it was waited for.
+fn kill_others() {
+    if std::process::id() == 1 {
+        sys::kill_all();
+    } else {
+        while let found @ [_, ..] = &own_children()[..] {
+            for child in found {
+                // It was not waited for yet, so that the number is still its own.
+                let _ = kill_process(*child, Signal::KILL);
+                let _ = waitpid(Some(*child), WaitOptions::empty());
+            }
+        }
+    }
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
+}
+
+fn own_children() -> Vec<Pid> {
+    let own = std::process::id().to_string();
+    let parent = |stat: &str| {
+        let fields = stat.rsplit_once(')')?.1;
+        Some(fields.split_whitespace().nth(1)? == own)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter(|entry| {
+            std::fs::read_to_string(entry.path().join("stat"))
+                .is_ok_and(|stat| parent(&stat) == Some(true))
+        })
+        .filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?))
+        .collect()
 }

@@ -416,38 +416,8 @@ pub(crate) fn attach_device_program(
     .map(drop)
 }
 
-/// Kills every other process of this pid namespace, for process 1 of one; for others all their children, and what
-/// becomes their child by that.
-pub(crate) fn kill_others() {
-    if std::process::id() == 1 {
-        // SAFETY: sends signals only.
-        unsafe { libc::kill(-1, libc::SIGKILL) };
-        return;
-    }
-    while let children @ [_, ..] = &children()[..] {
-        for child in children {
-            // SAFETY: sends a signal to a child that was not waited for, so that its number is still its own, and takes
-            // its status.
-            unsafe {
-                libc::kill(*child, libc::SIGKILL);
-                libc::waitpid(*child, std::ptr::null_mut(), 0);
-            }
-        }
-    }
-}
-
-fn children() -> Vec<libc::pid_t> {
-    let own = std::process::id().to_string();
-    let parent = |stat: &str| {
-        let fields = stat.rsplit_once(')')?.1;
-        Some(fields.split_whitespace().nth(1)? == own)
-    };
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter(|entry| {
-            std::fs::read_to_string(entry.path().join("stat"))
-                .is_ok_and(|stat| parent(&stat) == Some(true))
-        })
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
+/// Kills every process that this one may send signals to, but itself and process 1 of the namespace.
+pub(crate) fn kill_all() {
+    // SAFETY: sends signals only.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
 }
