@@ -22,7 +22,8 @@ use rustix::process::{
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{Groups, Leaf, Wanted};
-use crate::init::{self, Report};
+use crate::init;
+use crate::report::Report;
 use crate::sys::{self, Cloned};
 use crate::{seccomp, wire};
 
@@ -176,14 +177,7 @@ fn start(request: &Request, fds: Vec<OwnedFd>, groups: &mut Groups) -> Option<Ch
             killed: false,
         }),
         Err(message) => {
-            let _ = wire::put(
-                &socket,
-                &Report::Failed {
-                    message,
-                    stubs: Vec::new(),
-                },
-                &[],
-            );
+            Report::failed(message).send(&socket);
             None
         }
     }
@@ -212,15 +206,7 @@ fn try_start(
         Ok(Cloned::Child) => match group.join() {
             Ok(()) => init::main(socket, devices_bounded),
             Err(error) => {
-                let message = format!("join a control group: {error}");
-                let _ = wire::put(
-                    socket,
-                    &Report::Failed {
-                        message,
-                        stubs: Vec::new(),
-                    },
-                    &[],
-                );
+                Report::failed(format!("join a control group: {error}")).send(socket);
                 sys::exit(init::FAILED)
             }
         },
@@ -254,7 +240,7 @@ fn reap(children: &mut Vec<Child>, groups: &Groups) {
             signal: status.terminating_signal(),
             out_of_memory,
         };
-        let _ = wire::put(&child.socket, &report, &[]);
+        report.send(&child.socket);
     }
 }
 

@@ -57,6 +57,7 @@ mod network;
 mod overlay;
 mod plan;
 mod protect;
+mod report;
 mod seccomp;
 mod spawn;
 mod spec;

@@ -17,10 +17,10 @@ use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, open, openat};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::enter::entered;
-use crate::init::Report;
 use crate::keeper::Request;
 use crate::mount::{self, NODEV, NOEXEC, NOSUID};
 use crate::plan::{FIRST, Step};
+use crate::report::Report;
 use crate::{Error, sys, wire};
 
 /// The address at which an isolated network forwards name queries to the resolver of the host. For the `resolv_conf` of

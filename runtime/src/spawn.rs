@@ -13,11 +13,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::Wanted;
 use crate::enter::{Entered, Identity, entered};
-use crate::init::Report;
 use crate::keeper::Request;
 use crate::layers::{self, Copied, Layers};
 use crate::network::{self, Lease};
 use crate::plan::{Host, Plan, Resource, Stack, Step, bare_plan, plan};
+use crate::report::Report;
 use crate::spec::{Exit, RunSpec, Security, Stream};
 use crate::target::{self, Stub};
 use crate::{Error, bare, mount, wire};
