@@ -8,6 +8,8 @@
 //! fork, it has no threads and none of the builder's descriptors, and a step that executes `/proc/self/exe` finds a file
 //! that it cannot write (CVE-2019-5736).
 
+mod start;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -26,6 +28,8 @@ use crate::init;
 use crate::report::Report;
 use crate::sys::{self, Cloned};
 use crate::{seccomp, wire};
+
+pub(crate) use start::start;
 
 /// The name by which a process knows that it is the keeper.
 pub(crate) const NAME: &str = "lapstrake-keeper";
@@ -80,7 +84,7 @@ fn serve(builder: &OwnedFd, process: &str) -> io::Result<()> {
             match wire::take::<Request>(builder) {
                 Ok(Some((request, fds))) => {
                     let groups = groups.get_or_insert_with(|| prepare(process));
-                    children.extend(start(&request, fds, groups));
+                    children.extend(start_step(&request, fds, groups));
                 }
                 Ok(None) | Err(_) => break,
             }
@@ -114,7 +118,7 @@ impl Child {
 
 /// Away from everything of the builder but the socket: its terminal, where an interrupt is for the builder to handle;
 /// its output, which a reader would wait for; its directory. System calls only.
-pub(crate) fn detach() -> io::Result<()> {
+fn detach() -> io::Result<()> {
     let _ = rustix::process::setsid();
     rustix::process::chdir("/")?;
     let null = openat(
@@ -166,9 +170,9 @@ fn wait(builder: &OwnedFd, children: &[Child]) -> io::Result<Ready> {
     })
 }
 
-fn start(request: &Request, fds: Vec<OwnedFd>, groups: &mut Groups) -> Option<Child> {
+fn start_step(request: &Request, fds: Vec<OwnedFd>, groups: &mut Groups) -> Option<Child> {
     let socket = fds.into_iter().next()?;
-    match try_start(request, &socket, groups) {
+    match try_start_step(request, &socket, groups) {
         Ok((pid, pidfd, group)) => Some(Child {
             pid,
             pidfd,
@@ -183,7 +187,7 @@ fn start(request: &Request, fds: Vec<OwnedFd>, groups: &mut Groups) -> Option<Ch
     }
 }
 
-fn try_start(
+fn try_start_step(
     request: &Request,
     socket: &OwnedFd,
     groups: &mut Groups,

@@ -47,6 +47,7 @@ mod enter;
 mod exec;
 mod guard;
 mod hierarchy;
+mod ids;
 mod init;
 mod keeper;
 mod layers;
@@ -71,8 +72,9 @@ mod wire;
 use std::io;
 
 pub use early::{has_stdout, note_signals, was_interrupted};
-pub use enter::{Identity, child_main, enter, enter_bare, has_ids};
+pub use enter::{Identity, child_main, enter, enter_bare};
 pub use guard::{NOT_FOUND, guarded};
+pub use ids::has_ids;
 pub use layers::{Layers, can_overlay, finish_view, show_layers, view, writable_view};
 pub use merge::Marks;
 pub use network::{RESOLVER, prepare_network};
