@@ -84,7 +84,7 @@ struct Piece {
     parent: OwnedFd,
     name: String,
     /// What was there before.
-    aside: Option<PathBuf>,
+    aside: PathBuf,
     /// Where it came from and goes back to.
     home: Option<PathBuf>,
 }
@@ -172,10 +172,9 @@ impl Furniture {
                 )?;
                 let (parent, name) = self.make_room(target, shape)?;
                 renameat(CWD, source, &parent, &*name)?;
-                self.pieces
-                    .last_mut()
-                    .into_iter()
-                    .for_each(|piece| piece.home = Some(source.clone()));
+                if let Some(piece) = self.pieces.last_mut() {
+                    piece.home = Some(source.clone());
+                }
                 Ok(())
             }
             MountKind::View {
@@ -226,7 +225,7 @@ impl Furniture {
         self.pieces.push(Piece {
             parent: parent.try_clone()?,
             name: name.to_owned(),
-            aside: Some(aside),
+            aside,
             home: None,
         });
         Ok((parent, name.to_owned()))
@@ -250,9 +249,7 @@ impl Furniture {
                 },
                 None => remove(parent.as_fd(), &name)?,
             }
-            if let Some(aside) = aside {
-                renameat(CWD, aside, &parent, &*name)?;
-            }
+            renameat(CWD, aside, &parent, &*name)?;
             times::set(parent.as_fd(), &before)?;
         }
         Ok(())

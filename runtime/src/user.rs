@@ -171,45 +171,35 @@ fn resolve(name: &str, group: &str, passwd: &str, group_file: &str) -> io::Resul
         None if name.is_empty() => account.uid == 0,
         None => account.name == name,
     });
-    let mut user = match (&account, uid) {
-        (Some(found), _) => User {
-            uid: found.uid,
-            gid: found.gid,
-            groups: Vec::new(),
-            home: found.home.to_owned(),
-        },
-        (None, Some(uid)) => User {
-            uid,
-            gid: 0,
-            groups: Vec::new(),
-            home: String::new(),
-        },
-        (None, None) if name.is_empty() => User {
-            uid: 0,
-            gid: 0,
-            groups: Vec::new(),
-            home: String::new(),
-        },
+    let (uid, gid, home) = match (&account, uid) {
+        (Some(found), _) => (found.uid, found.gid, found.home),
+        (None, Some(uid)) => (uid, 0, ""),
+        (None, None) if name.is_empty() => (0, 0, ""),
         (None, None) => {
             return Err(io::Error::other(format!(
                 "find user {name:?}: no entry in /etc/passwd of the image"
             )));
         }
     };
-    if group.is_empty() {
+    let (gid, more) = if group.is_empty() {
         let member = account.map(|account| account.name).unwrap_or_default();
-        let more = groups(group_file)
-            .filter(|entry| !member.is_empty() && entry.members.split(',').any(|m| m == member));
-        user.groups = more.map(|entry| entry.gid).collect();
+        (gid, groups_of(member, group_file))
     } else {
-        user.gid = resolve_group(group, group_file)?;
-    }
-    if user.home.is_empty() {
-        user.home = "/".into();
-    }
-    user.groups.retain(|gid| *gid != user.gid);
-    user.groups.insert(0, user.gid);
-    Ok(user)
+        (resolve_group(group, group_file)?, Vec::new())
+    };
+    let more = more.into_iter().filter(|other| *other != gid);
+    Ok(User {
+        uid,
+        gid,
+        groups: std::iter::once(gid).chain(more).collect(),
+        home: if home.is_empty() { "/" } else { home }.to_owned(),
+    })
+}
+
+fn groups_of(member: &str, group_file: &str) -> Vec<u32> {
+    let has = |entry: &Group<'_>| entry.members.split(',').any(|name| name == member);
+    let found = groups(group_file).filter(|entry| !member.is_empty() && has(entry));
+    found.map(|entry| entry.gid).collect()
 }
 
 fn resolve_group(group: &str, group_file: &str) -> io::Result<u32> {
