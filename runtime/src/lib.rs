@@ -38,6 +38,7 @@
 #![deny(unsafe_code)]
 
 mod bare;
+mod cancel;
 mod caps;
 mod cgroup;
 mod dev;
@@ -71,6 +72,7 @@ mod wire;
 
 use std::io;
 
+pub use cancel::Cancel;
 pub use early::{has_stdout, note_signals, was_interrupted};
 pub use enter::{Identity, child_main, enter, enter_bare};
 pub use guard::{NOT_FOUND, guarded};
@@ -78,7 +80,7 @@ pub use ids::has_ids;
 pub use layers::{Layers, can_overlay, finish_view, show_layers, view, writable_view};
 pub use merge::Marks;
 pub use network::{RESOLVER, prepare_network};
-pub use spawn::{Cancel, run};
+pub use spawn::run;
 pub use spec::{
     Access, Device, DeviceKind, Exit, Limits, Mount, MountKind, Network, Process, Root, RunSpec,
     Security, Stream, Ulimit,

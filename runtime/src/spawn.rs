@@ -3,14 +3,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, MemfdFlags, SeekFrom, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::cancel::Cancel;
 use crate::cgroup::Wanted;
 use crate::enter::{Entered, Identity, entered};
 use crate::keeper::Request;
@@ -21,41 +21,6 @@ use crate::report::Report;
 use crate::spec::{Exit, RunSpec, Security, Stream};
 use crate::target::{self, Stub};
 use crate::{Error, bare, mount, wire};
-
-/// Stops commands from another thread. Clones share one state, and it is final.
-#[derive(Debug, Clone)]
-pub struct Cancel {
-    event: Arc<OwnedFd>,
-}
-
-impl Cancel {
-    /// One that is not cancelled yet.
-    pub fn new() -> io::Result<Cancel> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Cancel {
-            event: Arc::new(event),
-        })
-    }
-
-    /// Kills every command that runs with this value, and lets none start.
-    pub fn cancel(&self) {
-        // Fails only when the counter is at its maximum, and then it is set already.
-        let _ = rustix::io::write(&*self.event, &1u64.to_ne_bytes());
-    }
-
-    /// Whether [`Cancel::cancel`] was called.
-    pub fn is_cancelled(&self) -> bool {
-        let mut fds = [PollFd::new(&*self.event, PollFlags::IN)];
-        poll(
-            &mut fds,
-            Some(&rustix::event::Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            }),
-        )
-        .is_ok_and(|ready| ready > 0)
-    }
-}
 
 /// Runs one command to its end.
 ///
@@ -200,7 +165,7 @@ impl Running {
             add(&mut fds, self.outputs[1].as_ref()),
         ];
         let socket = add(&mut fds, (!self.exited).then_some(&self.socket));
-        let cancelled = add(&mut fds, cancel.map(|cancel| &*cancel.event));
+        let cancelled = add(&mut fds, cancel.map(Cancel::event));
         rustix::io::retry_on_intr(|| poll(&mut fds, None))
             .map_err(|error| setup("wait for the command")(error.into()))?;
         let ready =
