@@ -1,6 +1,6 @@
 //! The Dockerfile language: parsing, stages and lowering to a build graph. Pure: no I/O, no clock, no environment.
 //!
-//! [`parse`] reads a text into typed instructions, each part of which has a [`span::Span`]; or says all that is wrong:
+//! [`parse()`] reads a text into typed instructions, each part of which has a [`span::Span`]; or says all that is wrong:
 //!
 //! ```
 //! use lapstrake_frontend::{ast::Kind, diag::Color, parse};
@@ -28,7 +28,7 @@
 //! assert_eq!(report.warnings[0].rule, lint::Rule::FromAsCasing);
 //! ```
 //!
-//! [`lower`] makes the build graph. It never fetches: it says which image configs it needs, and is called again.
+//! [`lower()`] makes the build graph. It never fetches: it says which image configs it needs, and is called again.
 //!
 //! ```
 //! use lapstrake_frontend::image::Platform;

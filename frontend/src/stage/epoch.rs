@@ -65,7 +65,7 @@ impl Inputs {
 }
 
 /// Reads `SOURCE_DATE_EPOCH`, as a build argument or as a default before the first `FROM`. What is wrong elsewhere in the
-/// file is left for [`crate::lower`] to report.
+/// file is left for [`crate::lower()`] to report.
 pub fn epoch(dockerfile: &Dockerfile, inputs: &Inputs) -> Result<Epoch, Vec<Diagnostic>> {
     let none = Ok(Epoch::At(None));
     let instructions = &dockerfile.instructions;
