@@ -19,7 +19,7 @@
 //!
 //! # What depends on order
 //!
-//! - [`child_main`] before anything else, [`enter`] before any thread: a user namespace can only be entered by a
+//! - [`child_main`] before anything else, [`enter()`] before any thread: a user namespace can only be entered by a
 //!   process of one thread, and a mount namespace is one of a thread.
 //! - A control group namespace is made after joining the group that becomes its root; a sysfs is mounted after joining the
 //!   network that it shows.
@@ -93,13 +93,13 @@ pub enum Error {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
-    /// [`run`] without [`enter`].
+    /// [`run`] without [`enter()`].
     #[error("run a command: namespaces were not entered")]
     NotEntered,
-    /// [`enter`] with other threads around.
+    /// [`enter()`] with other threads around.
     #[error("enter namespaces: other threads are running already")]
     Threads,
-    /// [`enter`] failed.
+    /// [`enter()`] failed.
     #[error("{action}: {source}")]
     Enter {
         /// What failed.

@@ -1,6 +1,6 @@
 //! Layers merged by copying, where nothing can be mounted.
 //!
-//! [`fill`] makes of an upper directory what an overlay would show; [`settle`] makes of it again what an overlay would have
+//! [`fill()`] makes of an upper directory what an overlay would show; [`settle()`] makes of it again what an overlay would have
 //! left there: what is gone is marked as gone. What is still there and the same is left to who makes a layer of it, which
 //! is then the same layer, with one exception: a file of several names that was written to by one of them is changed
 //! under all of them, where an overlay parts them.

@@ -75,8 +75,11 @@ pub(crate) struct ImageArgs {
     /// Set a label of the image
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
-    /// Set an annotation: [manifest|index|…[PLATFORM]:]KEY=VALUE
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(
+        long,
+        value_name = "KEY=VALUE",
+        help = "Set an annotation: [manifest|index|…[PLATFORM]:]KEY=VALUE"
+    )]
     pub(crate) annotation: Vec<String>,
     /// Add an attestation: type=sbom or type=provenance
     #[arg(long, value_name = "type=TYPE,…")]
