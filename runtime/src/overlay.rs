@@ -218,13 +218,18 @@ pub(crate) fn view(lowers: &[PathBuf], user_xattrs: bool) -> io::Result<OwnedFd>
     }
 }
 
-/// A detached mount of layers merged; changes go to `upper`.
+/// A detached mount of layers merged; changes go to `upper`, after those of earlier such mounts that are closed.
 pub(crate) fn writable_view(
     lowers: &[PathBuf],
     upper: &Path,
     work: &Path,
     user_xattrs: bool,
 ) -> io::Result<OwnedFd> {
+    // An upper directory of a volatile mount is not taken again while its mark is there.
+    match std::fs::remove_dir_all(work.join("work")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut overlay = Overlay::open(lowers, Some((upper, work)), user_xattrs)?;
     if lowers.is_empty() {
         let empty = work.with_file_name("empty");

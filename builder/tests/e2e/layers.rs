@@ -35,7 +35,7 @@ WORKDIR /
 COPY --from=made /t /t2
 COPY --from=made --chown=7:8 /t/linked/a /tmp/
 RUN --mount=from=made,target=/m rm -r /t2/deep; busybox cp -a /m/t/again /m/t/swapped /t2/; touch -d @1100000000 /t2
-ADD over.tar /t2/
+ADD over.tar more.tar /t2/
 RUN rm -r /t2/again; ls /t2; touch -d @1100000000 /t2
 "#;
 
@@ -46,7 +46,9 @@ const TREE: &str = "set -e; umask 022; mkdir -p tree/t tree/proc tree/sys tree/d
     ln linked/a linked/b; ln owned/a owned/c; ln -s old link
     cd ..; find . -exec touch -hd @900000000 {} +; tar --numeric-owner --owner=0 --group=0 -cf ../base.tar t proc sys dev tmp c m
     cd t; rm -r back; mkdir over; echo over > file; echo over > over/x; rm link; mkdir link; touch -hd @950000000 file over/x over link
-    tar --numeric-owner --owner=0 --group=0 -cf ../../over.tar file over link; cd ../..; rm -r tree";
+    tar --numeric-owner --owner=0 --group=0 -cf ../../over.tar file over link
+    rm -r over; echo more > over; touch -hd @960000000 over file; tar --numeric-owner --owner=0 --group=0 -cf ../../more.tar over file
+    cd ../..; rm -r tree";
 
 /// Whose store it is.
 #[derive(Clone, Copy)]

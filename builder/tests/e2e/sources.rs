@@ -467,3 +467,17 @@ ADD --chown=3:4 --chmod=600 a.gz /owned/
     let owned = &built["owned/gzip"];
     assert_eq!((owned.mode & 0o7777, owned.owner), (0o644, (3, 4)));
 }
+
+/// Each is unpacked over what the one before left, above the base.
+#[test]
+fn several_archives_into_one_directory_of_an_image() {
+    let space =
+        TestSpace::with("FROM busybox\nRUN mkdir /d && echo > /d/base\nADD *.tar plain /d/\n");
+    space.write("a.tar", archive(&[("both", "a"), ("a", "a")]));
+    space.write("b.tar", archive(&[("both", "b"), ("base", "b")]));
+    space.write("plain", "p");
+    let built = entries(&space.build(&["-o", "-", "."]).stdout);
+    for (name, content) in [("both", "b"), ("a", "a"), ("base", "b"), ("plain", "p")] {
+        assert_eq!(built[&format!("d/{name}")].content, content.as_bytes());
+    }
+}
