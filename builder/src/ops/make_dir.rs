@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use lapstrake_cache::{Layer, Time};
 use lapstrake_frontend::plan::MakeDir;
+use rustix::fs::FileType;
 
 use super::Ops;
-use super::copy::canvas::{Canvas, NewDir};
+use super::copy::canvas::{Canvas, NewDir, is};
 use crate::engine::Task;
 use crate::fs::Chain;
-use crate::paths::clean;
+use crate::paths::{clean, shown};
 
 /// Makes the directory unless it is there; either way the step is a layer.
 pub(super) fn run(ops: &Ops, task: &Task, op: &MakeDir, base: &Chain) -> Result<Layer> {
@@ -38,10 +39,11 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &MakeDir, base: &Chain) -> Result<
 fn missing(canvas: &Canvas, path: &Path) -> Result<Vec<PathBuf>> {
     let mut missing = Vec::new();
     for part in path.ancestors().filter(|part| !part.as_os_str().is_empty()) {
-        if canvas.stat(part)?.is_some() {
-            break;
+        match canvas.stat(part)? {
+            None => missing.push(part.to_path_buf()),
+            Some(stat) if is(&stat, FileType::Directory) => break,
+            Some(_) => bail!("{} is not a directory", shown(part)),
         }
-        missing.push(part.to_path_buf());
     }
     Ok(missing)
 }

@@ -148,3 +148,18 @@ fn made_directories_inherit_the_group_of_a_setgid_parent() {
     // What is copied has its own mode and owner.
     assert_eq!(seen("g/copied/sub"), (0o755, (0, 0)));
 }
+
+#[test]
+fn a_file_is_no_working_directory() {
+    for path in ["/f", "/f/below", "/link"] {
+        let space = TestSpace::with(&format!(
+            "FROM busybox\nCOPY f /\nRUN ln -s f /link\nWORKDIR {path}\n"
+        ));
+        space.write("f", "");
+        let error = space.fails(&["."]);
+        assert!(
+            error.contains("Dockerfile:4") && error.contains("error: /f is not a directory"),
+            "{error}"
+        );
+    }
+}
