@@ -175,17 +175,25 @@ fn fetch(access: &Access<'_>, op: &Git, job: &Checkout, scratch: &Scratch) -> Re
     ]
     .concat())?;
     git(&["remote", "add", "origin", &address(&op.remote)])?;
-    let depth: &[&str] = if op.keep_git_dir { &[] } else { &["--depth=1"] };
-    let fetch = [
-        &["fetch", "--quiet", "--no-tags"],
-        depth,
-        &["origin", &job.reference],
-    ]
-    .concat();
-    if git(&fetch).is_err() {
+    // A repository that is kept knows what was asked for by its name.
+    let named = (op.keep_git_dir && job.reference.starts_with("refs/"))
+        .then(|| format!("{0}:{0}", job.reference));
+    let fetch = |what: &[&str]| {
+        let fetch = [
+            "fetch",
+            "--quiet",
+            "--no-write-fetch-head",
+            "--update-head-ok",
+        ];
+        git(&[&fetch, what, named.as_deref().as_slice()].concat())
+    };
+    let shallow: &[&str] = match &named {
+        Some(_) => &["--no-tags", "--depth=1", "origin"],
+        None => &["--no-tags", "--depth=1", "origin", &job.reference],
+    };
+    if fetch(shallow).is_err() {
         // Servers may refuse single commits: then all branches are fetched and the commit looked for.
-        let branches = "+refs/heads/*:refs/remotes/origin/*";
-        git(&["fetch", "--quiet", "--tags", "origin", branches])?;
+        fetch(&["--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"])?;
     }
     Ok(repository)
 }
@@ -261,6 +269,8 @@ fn git(access: &Access<'_>, op: &Git, folder: Option<&Path>, args: &[&str]) -> R
         "core.symlinks=true",
         "advice.detachedHead=false",
         "core.fsmonitor=false",
+        // It would hold the time, and the names of the user and of this machine.
+        "core.logAllRefUpdates=false",
         "submodule.fetchJobs=1",
         // Nothing stays at work in the background.
         "gc.auto=0",

@@ -413,6 +413,14 @@ fn add_of_a_repository() {
     assert_eq!(built["topic/file"].content, b"topic\n");
     assert_eq!(built["commit/file"].content, b"topic\n");
     assert!(built.contains_key("topic/.git/HEAD") && !built.contains_key("commit/.git"));
+    // What names the commit, and nothing of when, where and by whom it was fetched.
+    assert_eq!(
+        built["topic/.git/refs/heads/topic"].content,
+        format!("{commit}\n").as_bytes()
+    );
+    for path in ["topic/.git/logs", "topic/.git/FETCH_HEAD"] {
+        assert!(!built.contains_key(path), "{path}");
+    }
     let modes = ["main/file", "main/run", "main/sub"].map(|path| built[path].mode & 0o7777);
     assert_eq!(modes, [0o644, 0o755, 0o755]);
     assert_eq!(
