@@ -59,7 +59,7 @@ pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>>
     let checkout = resolve(&Access::of(ops), op)
         .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
     let note = describe("git", &(), &(), |encoder, ()| {
-        key::git(encoder, op, &checkout.commit);
+        key::git(encoder, op, &checkout.commit, &checkout.reference);
     });
     let ready = ops.ready(task, note, Chain::default(), Job::Git(checkout));
     Ok(Prepared::proved(ready))

@@ -295,11 +295,11 @@ pub(crate) fn http(encoder: &mut dyn Encoder, op: &Http, digest: &Digest, modifi
     }
 }
 
-/// Encodes a git tree that was found at `commit`.
-pub(crate) fn git(encoder: &mut dyn Encoder, op: &Git, commit: &str) {
+/// Encodes a git tree that was found at `commit`, which the remote calls `reference`.
+pub(crate) fn git(encoder: &mut dyn Encoder, op: &Git, commit: &str, reference: &str) {
     let Git {
         remote,
-        // Both led to the commit.
+        // Both led to the commit and to the full name of the reference.
         reference: _,
         checksum: _,
         subdir,
@@ -311,6 +311,10 @@ pub(crate) fn git(encoder: &mut dyn Encoder, op: &Git, commit: &str) {
     encoder.text("commit", commit);
     encoder.optional("subdir", subdir.as_deref().map(str::as_bytes));
     encoder.flag("keep git dir", *keep_git_dir);
+    // The kept repository holds it.
+    if *keep_git_dir {
+        encoder.text("reference", reference);
+    }
     encoder.flag("submodules", *submodules);
     // Only where it is set: those who never heard of it keep their keys.
     if *commit_time {

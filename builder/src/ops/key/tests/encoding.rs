@@ -72,7 +72,7 @@ fn examples() -> Vec<(&'static str, Box<Encode<'static>>)> {
         ),
         (
             "git",
-            Box::new(move |encoder| git(encoder, &checked_out, "0123")),
+            Box::new(move |encoder| git(encoder, &checked_out, "0123", "refs/heads/main")),
         ),
     ]
 }

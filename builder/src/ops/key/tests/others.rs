@@ -131,12 +131,16 @@ fn fields_of_git() {
             with(&op, |op| op.commit_time = true),
         ),
     ];
-    let key = |op: &Git| key_of(&|encoder| git(encoder, op, "0123"));
+    let at = |op: &Git, commit, name| key_of(&|encoder| git(encoder, op, commit, name));
+    let key = |op: &Git| at(op, "0123", "HEAD");
     check("git", key, &op, cases);
+    assert_ne!(at(&op, "0124", "HEAD"), key(&op), "commit");
+    assert_eq!(at(&op, "0123", "refs/tags/v1"), key(&op), "reference");
+    let kept = with(&op, |op| op.keep_git_dir = true);
     assert_ne!(
-        key_of(&|encoder| git(encoder, &op, "0124")),
-        key(&op),
-        "commit"
+        at(&kept, "0123", "refs/tags/v1"),
+        key(&kept),
+        "reference that is kept"
     );
     let secret = with(&op, |op| {
         op.remote = "https://user:token@example.com/a.git".into();
