@@ -164,6 +164,10 @@ fn add_needs(store: &Store, digest: &Digest, needs: &mut Needs) {
 /// All that an image of the store needs, by the digest of its manifest or index: for garbage collection.
 pub(crate) fn reach(store: &Store, digest: &Digest) -> Vec<Digest> {
     let Needs { mut blobs, layers } = needs(store, digest);
+    let amended = layers
+        .iter()
+        .filter_map(|layer| store.amended(&DiffId(*layer)));
+    blobs.extend(amended.map(|layer| layer.0));
     blobs.extend(layers);
     blobs
 }

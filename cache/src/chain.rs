@@ -30,6 +30,7 @@ impl Store {
             let Some(facts) = self.facts(diff_id)? else {
                 return Err(Error::Missing(format!("layer {diff_id}")));
             };
+            paths.extend(facts.amends.map(|amended| self.layer_dir(&amended)));
             paths.push(self.layer_dir(diff_id));
             if facts.implicit.is_empty() || index == 0 {
                 continue;
@@ -48,7 +49,7 @@ impl Store {
             };
             paths.extend(patch);
         }
-        Ok(paths)
+        Ok(uncovered(paths))
     }
 
     /// None if the layers below say nothing of these directories that needs to be said.
@@ -83,6 +84,15 @@ impl Store {
         }
         Ok(Some(patch))
     }
+}
+
+/// Leaves out what is there again further up, where it covers all of itself: the kernel takes no directory twice. So it is
+/// with two layers that amend the same one.
+fn uncovered(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let is_last = |at: usize| !paths[at + 1..].contains(&paths[at]);
+    let kept: Vec<bool> = (0..paths.len()).map(is_last).collect();
+    let kept = paths.into_iter().zip(kept).filter(|(_, kept)| *kept);
+    kept.map(|(path, _)| path).collect()
 }
 
 /// What is known of a directory.

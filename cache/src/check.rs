@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use crate::digest::from_hex;
 use crate::error::At;
 use crate::layer::diff::{Against, Diff};
+use crate::layer::folder::Folder;
 use crate::layer::stream::{self, Want};
 use crate::snapshot;
 use crate::stat_index;
@@ -109,19 +110,9 @@ fn is_directory(path: &Path) -> bool {
 }
 
 fn content_of(tree: &Path) -> Result<Content> {
-    let root = dir::open(tree).at("open", tree)?;
-    let diff = Diff::new(tree, Against::Nothing)?;
-    Ok(stream::run(diff, tree, &root, Want::Digests, &mut std::io::sink())?.content)
-}
-
-fn is_absent(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{NotADirectory, NotFound};
-    matches!(error.kind(), NotFound | NotADirectory) || is_link(error)
-}
-
-/// Where a folder should be and a link is.
-fn is_link(error: &std::io::Error) -> bool {
-    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+    let folder = Folder::open(tree)?;
+    let diff = Diff::new(&folder, Against::Nothing)?;
+    Ok(stream::run(diff, &folder, Want::Digests, &mut std::io::sink())?.content)
 }
 
 struct Check<'a> {
@@ -140,7 +131,7 @@ impl Check<'_> {
     ) -> Result<()> {
         let path = self.store.root().join(folder);
         let fd = match dir::open_child(self.store.dir(), &c_string(folder)) {
-            Err(error) if is_absent(&error) => return Ok(()),
+            Err(error) if dir::is_absent(&error) => return Ok(()),
             opened => opened.at("open", &path)?,
         };
         let names = dir::names(fd.as_fd()).at("list", &path)?;

@@ -1,15 +1,14 @@
 //! A layer again, with no time later than a moment: what reproducible builds ask for.
 
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use crate::error::At;
 use crate::layer::diff::{Against, Diff};
+use crate::layer::folder::{Folder, Place};
 use crate::layer::stream::{self, Want};
 use crate::meta::Time;
 use crate::snapshot::Facts;
-use crate::{Active, DiffId, Error, Layer, Omitted, Result, Store, dir, threads};
+use crate::{Active, DiffId, Error, Layer, Omitted, Result, Store, threads};
 
 impl Store {
     /// Makes a layer like `diff_id` in which every time after `latest` is `latest`; where none is, it is that layer. On
@@ -21,7 +20,8 @@ impl Store {
         if facts.omitted != Omitted::default() {
             return Err(Error::Foreign(*diff_id));
         }
-        let clamped = Clamped::open(self.layer_dir(diff_id), latest)?;
+        let folder = self.layer_folder(diff_id, &facts)?;
+        let clamped = Clamped { folder, latest };
         let diff_id = clamped.write(&mut io::sink())?;
         if let Some(layer) = self.layer(&diff_id)? {
             return Ok(layer);
@@ -37,10 +37,11 @@ impl Store {
     }
 
     fn unpack_clamped(&self, clamped: &Clamped, diff_id: &DiffId, into: &Active) -> Result<Facts> {
-        let (tar, mut out) = io::pipe().at("open", &clamped.path)?;
+        let path = clamped.folder.path(Place::Own);
+        let (tar, mut out) = io::pipe().at("open", path)?;
         std::thread::scope(|scope| {
             let writing = threads::spawn(scope, move || clamped.write(&mut out));
-            let writing = writing.at("rewrite", &clamped.path)?;
+            let writing = writing.at("rewrite", path)?;
             let unpacked = self.extract_into(into, tar, diff_id, u64::MAX);
             match writing.join() {
                 Ok(Err(error)) if !is_broken_pipe(&error) => Err(error),
@@ -57,24 +58,18 @@ fn is_broken_pipe(error: &Error) -> bool {
 
 /// The folder of a layer, seen with other times.
 struct Clamped {
-    path: PathBuf,
-    root: OwnedFd,
+    folder: Folder,
     latest: Time,
 }
 
 impl Clamped {
-    fn open(path: PathBuf, latest: Time) -> Result<Self> {
-        let root = dir::open(&path).at("open", &path)?;
-        Ok(Self { path, root, latest })
-    }
-
     fn write(&self, out: &mut dyn Write) -> Result<DiffId> {
-        let diff = Diff::new(&self.path, Against::Nothing)?;
+        let diff = Diff::new(&self.folder, Against::Nothing)?;
         let entries = diff.map(|entry| {
             let mut entry = entry?;
             entry.meta.mtime = entry.meta.mtime.min(self.latest);
             Ok(entry)
         });
-        Ok(stream::run(entries, &self.path, &self.root, Want::Tar, out)?.diff_id)
+        Ok(stream::run(entries, &self.folder, Want::Tar, out)?.diff_id)
     }
 }

@@ -66,6 +66,13 @@ pub(crate) fn lookup(dir: impl AsFd, name: impl rustix::path::Arg) -> io::Result
     }
 }
 
+/// Whether an error says that there is no such thing, or no directory where one should be.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound};
+    let is_link = error.raw_os_error() == Some(Errno::LOOP.raw_os_error());
+    is_link || matches!(error.kind(), NotFound | NotADirectory)
+}
+
 /// What an open file is.
 pub(crate) fn stat(fd: impl AsFd) -> io::Result<Meta> {
     Ok(Meta::from(&rustix::fs::fstat(fd)?))

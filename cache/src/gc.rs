@@ -60,6 +60,8 @@ pub struct Item {
     pub used: Time,
     /// Whether another layer has some of its files.
     pub shared: bool,
+    /// The layer without which this one is none: see [`Store::amendable`].
+    pub amends: Option<DiffId>,
     /// Whether a running process uses it.
     pub in_use: bool,
 }
@@ -140,7 +142,8 @@ impl Store {
         self.abandoned_locks(Repair::Yes)?;
         let mut roots = Roots::default();
         roots.update(self, reach)?;
-        let chosen = choose(&self.usage_until(deadline)?, &roots.reached);
+        let usage = self.usage_until(deadline)?;
+        let chosen = usage.removable(choose(&usage, &roots.reached));
         if chosen.is_empty() {
             return Ok(chosen);
         }

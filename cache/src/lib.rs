@@ -7,7 +7,7 @@
 //! lock                     held for microseconds: shared to lease something, exclusively to collect garbage
 //! dirty-<boot id>          since when files may not be on the disk yet (see `boot`)
 //! blobs/sha256/ab/<hex>    compressed layers, configs, manifests: checked when written and when read
-//! layers-v1/<hex>/fs       a layer as an overlay lower directory, named by its diff id
+//! layers-v1/<hex>/fs       a layer as an overlay lower directory, named by its diff id (of an amendment the upper of two)
 //! layers-v1/<hex>/facts    its content digest and size
 //! keys-v1/<key>            what a step came to; the access time says when it was last used
 //! stat-v1/<context>        digests of context files that need not be read again

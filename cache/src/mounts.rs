@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use crate::error::At;
 use crate::layer::diff::{Against, Diff};
+use crate::layer::folder::Folder;
 use crate::layer::stream::{self, Want};
 use crate::store::{MOUNTS, c_string};
 use crate::{DiffId, Error, Result, Store, dir, remove};
@@ -62,9 +63,9 @@ impl CacheMount {
 
     /// Writes what it holds as the tar of a layer, and returns the digest of that.
     pub fn write_tar(&self, out: &mut dyn Write) -> Result<DiffId> {
-        let root = dir::open(&self.path).at("open", &self.path)?;
-        let diff = Diff::new(&self.path, Against::Files)?;
-        let summary = stream::run(diff, &self.path, &root, Want::Tar, out)?;
+        let folder = Folder::open(&self.path)?;
+        let diff = Diff::new(&folder, Against::Files)?;
+        let summary = stream::run(diff, &folder, Want::Tar, out)?;
         Ok(summary.diff_id)
     }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::At;
 use crate::layer::diff::{Against, Diff};
+use crate::layer::folder::Folder;
 use crate::layer::lower::Lowers;
 use crate::layer::stream::{self, Want};
 use crate::lease::Leased;
@@ -66,6 +67,9 @@ pub(crate) struct Facts {
     /// The directories that its archive needs but does not list, escaped.
     #[serde(default)]
     pub(crate) implicit: Vec<String>,
+    /// The layer whose files show through the folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) amends: Option<DiffId>,
 }
 
 impl Facts {
@@ -77,12 +81,20 @@ impl Facts {
             omitted: self.omitted,
         }
     }
+
+    /// Whether the folder holds just what the tar holds, so that parts of it can be parts of another layer.
+    fn is_plain(&self) -> bool {
+        !self.foreign && self.omitted == Omitted::default() && self.implicit.is_empty()
+    }
 }
 
 /// A snapshot that is being written.
 pub struct Active {
     /// The layers below, lowest first.
     pub lowers: Vec<PathBuf>,
+    /// A layer ([`Store::amendable`]) whose files are part of what is committed, as far as the upper folder has nothing of
+    /// their names. The upper folder must have all directories that the layer has.
+    pub amends: Option<DiffId>,
     scratch: Scratch,
     upper: PathBuf,
     work: PathBuf,
@@ -110,7 +122,19 @@ impl Store {
         Ok(self.facts(diff_id)?.map(|facts| facts.layer(*diff_id)))
     }
 
-    /// The folder of a layer, for use as an overlay lower directory.
+    /// The layer to amend for one that is much like `diff_id`: itself, or the one that it amends. None if it is not there, or
+    /// if its folder is not what is written here.
+    pub fn amendable(&self, diff_id: &DiffId) -> Result<Option<DiffId>> {
+        let facts = self.facts(diff_id)?.filter(Facts::is_plain);
+        Ok(facts.map(|facts| facts.amends.unwrap_or(*diff_id)))
+    }
+
+    /// The layer that a layer amends, if any. This look does not count as use.
+    pub fn amended(&self, diff_id: &DiffId) -> Option<DiffId> {
+        self.facts_unleased(diff_id)?.amends
+    }
+
+    /// The folder of a layer. Where the layer amends another, it is the upper one of two: see [`Store::lowers`].
     pub fn layer_dir(&self, diff_id: &DiffId) -> PathBuf {
         self.layer_path(diff_id).join(TREE)
     }
@@ -141,6 +165,7 @@ impl Store {
         let lowers = lowers.to_vec();
         Ok(Active {
             lowers,
+            amends: None,
             scratch,
             upper,
             work,
@@ -152,20 +177,23 @@ impl Store {
     pub fn commit(&self, active: Active) -> Result<Layer> {
         let Active {
             lowers,
+            amends,
             scratch,
             upper,
             ..
         } = active;
-        let root = dir::open(&upper).at("open", &upper)?;
+        let amended = amends.map(|diff_id| self.layer_dir(&diff_id));
+        let folder = Folder::amending(&upper, amended.as_deref())?;
         let against = Against::Lowers(Lowers::new(&lowers), self.marks());
-        let diff = Diff::new(&upper, against)?;
-        let summary = stream::run(diff, &upper, &root, Want::Digests, &mut std::io::sink())?;
+        let diff = Diff::new(&folder, against)?;
+        let summary = stream::run(diff, &folder, Want::Digests, &mut std::io::sink())?;
         let facts = Facts {
             content: summary.content,
             size: summary.size,
             foreign: false,
             omitted: Omitted::default(),
             implicit: Vec::new(),
+            amends,
         };
         let layer = self.publish(&scratch, &summary.diff_id, &facts)?;
         scratch.remove_later();
@@ -179,10 +207,9 @@ impl Store {
         let Some(facts) = self.facts(diff_id)? else {
             return Err(Error::Missing(format!("layer {diff_id}")));
         };
-        let path = self.layer_dir(diff_id);
-        let root = dir::open(&path).at("open", &path)?;
-        let diff = Diff::new(&path, Against::Nothing)?;
-        let summary = stream::run(diff, &path, &root, Want::Tar, out)?;
+        let folder = self.layer_folder(diff_id, &facts)?;
+        let diff = Diff::new(&folder, Against::Nothing)?;
+        let summary = stream::run(diff, &folder, Want::Tar, out)?;
         if summary.diff_id == *diff_id {
             return Ok(summary.size);
         }
@@ -255,25 +282,42 @@ impl Store {
         Err(Error::io("create", &path, Errno::EXIST))
     }
 
+    /// What a layer consists of, opened.
+    pub(crate) fn layer_folder(&self, diff_id: &DiffId, facts: &Facts) -> Result<Folder> {
+        folder_of(&self.layer_path(diff_id), facts)
+    }
+
     fn layer_path(&self, diff_id: &DiffId) -> PathBuf {
         self.root().join(LAYERS).join(diff_id.0.hex())
     }
 
+    /// What is known of a layer, if it is there and whole; it is in use from now on, and with it what it amends.
     pub(crate) fn facts(&self, diff_id: &DiffId) -> Result<Option<Facts>> {
+        let facts = self.read_facts(diff_id)?;
+        let Some(amended) = facts.as_ref().and_then(|facts| facts.amends) else {
+            return Ok(facts);
+        };
+        let amended = self.read_facts(&amended)?;
+        // It may have gone, and have been made again in another way.
+        let is_as_it_was = |amended: Facts| amended.is_plain() && amended.amends.is_none();
+        Ok(facts.filter(|_| amended.is_some_and(is_as_it_was)))
+    }
+
+    fn read_facts(&self, diff_id: &DiffId) -> Result<Option<Facts>> {
         self.leases().take(Leased::Layer(diff_id.0))?;
         match self.open_facts(diff_id)? {
             Some((file, path)) => {
                 crate::index::touch(&file);
-                read_facts(file).at("read", &path)
+                parse_facts(file).at("read", &path)
             }
             None => Ok(None),
         }
     }
 
-    /// As [`Store::facts`], but a look that does not count as use.
+    /// As [`Store::facts`], but a look that does not count as use, and at nothing else.
     pub(crate) fn facts_unleased(&self, diff_id: &DiffId) -> Option<Facts> {
         let (file, _) = self.open_facts(diff_id).ok()??;
-        read_facts(file).ok()?
+        parse_facts(file).ok()?
     }
 
     fn open_facts(&self, diff_id: &DiffId) -> Result<Option<(OwnedFd, PathBuf)>> {
@@ -287,32 +331,40 @@ impl Store {
     }
 }
 
+/// What the layer at `path` consists of, opened. What it amends lies beside it.
+fn folder_of(path: &Path, facts: &Facts) -> Result<Folder> {
+    let amended = facts.amends.map(|diff_id| {
+        let beside = path.with_file_name(diff_id.0.hex());
+        beside.join(TREE)
+    });
+    Folder::amending(&path.join(TREE), amended.as_deref())
+}
+
 /// Whether a layer's folder holds what its name says. One of another program cannot be told.
 pub(crate) fn is_whole(path: &Path) -> bool {
     let check = || -> Option<bool> {
-        let facts = std::fs::read(path.join("facts")).ok()?;
-        let facts: Facts = serde_json::from_slice(&facts).ok()?;
-        let tree = path.join(TREE);
-        let root = dir::open(&tree).ok()?;
-        let diff = Diff::new(&tree, Against::Nothing).ok()?;
-        let found = stream::run(diff, &tree, &root, Want::Tar, &mut std::io::sink()).ok()?;
+        let facts = facts_at(path).filter(|facts| !facts.foreign)?;
+        let folder = folder_of(path, &facts).ok()?;
+        let diff = Diff::new(&folder, Against::Nothing).ok()?;
+        let found = stream::run(diff, &folder, Want::Tar, &mut std::io::sink()).ok()?;
         let name = path.file_name().unwrap_or_default();
-        Some(!facts.foreign && name == found.diff_id.0.hex().as_str())
+        Some(name == found.diff_id.0.hex().as_str())
     };
     check().unwrap_or(false)
 }
 
 /// Whether a layer came from an archive of another program.
 pub(crate) fn is_foreign(path: &Path) -> bool {
-    let read = std::fs::read(path.join("facts"));
-    let facts = read
-        .ok()
-        .and_then(|facts| serde_json::from_slice::<Facts>(&facts).ok());
-    facts.is_some_and(|facts| facts.foreign)
+    facts_at(path).is_some_and(|facts| facts.foreign)
+}
+
+fn facts_at(path: &Path) -> Option<Facts> {
+    let facts = std::fs::read(path.join("facts")).ok()?;
+    serde_json::from_slice(&facts).ok()
 }
 
 /// None if they cannot be understood: then the layer is as good as absent.
-fn read_facts(file: OwnedFd) -> std::io::Result<Option<Facts>> {
+fn parse_facts(file: OwnedFd) -> std::io::Result<Option<Facts>> {
     crate::index::read_json(file, u64::MAX)
 }
 

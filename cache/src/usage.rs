@@ -6,7 +6,7 @@
 //! belongs to nothing in the list (folders, locks, names of images, the work of running processes) is counted as
 //! `other`. On a store where nothing happens, the total is what `du -s` says, to the byte.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,6 +38,15 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Of what was chosen for removal, what may go: not a layer that one amends which stays.
+    pub fn removable(&self, mut chosen: Vec<Item>) -> Vec<Item> {
+        let going: HashSet<Kept> = chosen.iter().map(|item| item.kept).collect();
+        let staying = self.items.iter().filter(|item| !going.contains(&item.kept));
+        let needed: HashSet<DiffId> = staying.filter_map(|item| item.amends).collect();
+        chosen.retain(|item| !matches!(item.kept, Kept::Layer(layer) if needed.contains(&layer)));
+        chosen
+    }
+
     /// What the store takes, all in all.
     pub fn total(&self) -> u64 {
         self.other + self.items.iter().map(|item| item.size).sum::<u64>()
@@ -61,6 +70,14 @@ impl Measured {
             self.own += bytes;
         }
     }
+}
+
+/// A layer of the store.
+struct Found {
+    diff_id: DiffId,
+    measured: Measured,
+    used: Time,
+    amends: Option<DiffId>,
 }
 
 fn blocks(stat: &Stat) -> u64 {
@@ -165,21 +182,29 @@ impl Survey<'_> {
                     Some(measure(fd.as_fd(), name)?)
                 };
                 let facts = dir::lookup(&fd, format!("{text}/facts").as_str())?;
-                Ok((from_hex(&text), measured, facts))
+                let diff_id = from_hex(&text).map(|name| DiffId(Digest::from_bytes(name)));
+                let amends = diff_id.and_then(|diff_id| self.store.amended(&diff_id));
+                Ok((diff_id, measured, facts, amends))
             })
             .collect();
         let mut layers = Vec::new();
-        for (name, measured, facts) in found.at("look at", &path)? {
-            match (name, facts) {
-                (Some(name), Some(facts)) => {
-                    let diff_id = DiffId(Digest::from_bytes(name));
+        for (diff_id, measured, facts, amends) in found.at("look at", &path)? {
+            match (diff_id, facts) {
+                (Some(diff_id), Some(facts)) => {
                     let measured = measured.unwrap_or_else(|| self.estimate(&diff_id));
-                    layers.push((diff_id, measured, used(&facts)));
+                    let used = used(&facts);
+                    layers.push(Found {
+                        diff_id,
+                        measured,
+                        used,
+                        amends,
+                    });
                 }
                 // Not a layer; the next one of that name replaces it.
                 _ => self.usage.other += measured.map_or(0, |measured| whole(&measured)),
             }
         }
+        follow(&mut layers);
         self.share(layers);
         Ok(())
     }
@@ -196,17 +221,23 @@ impl Survey<'_> {
     }
 
     /// Gives each file with several names to the layer that was used last.
-    fn share(&mut self, mut layers: Vec<(DiffId, Measured, Time)>) {
-        layers.sort_by_key(|(diff_id, _, used)| std::cmp::Reverse((*used, *diff_id)));
+    fn share(&mut self, mut layers: Vec<Found>) {
+        layers.sort_by_key(|layer| std::cmp::Reverse((layer.used, layer.diff_id)));
         let mut owners: HashMap<u64, (usize, bool)> = HashMap::new();
-        for (at, (_, measured, _)) in layers.iter().enumerate() {
-            for (ino, _) in &measured.links {
+        for (at, layer) in layers.iter().enumerate() {
+            for (ino, _) in &layer.measured.links {
                 let owner = owners.entry(*ino).or_insert((at, false));
                 owner.1 |= owner.0 != at;
             }
         }
-        for (at, (diff_id, measured, used)) in layers.iter().enumerate() {
-            let mut entry = item(Kept::Layer(*diff_id), measured.own, *used);
+        let amended: HashSet<DiffId> = layers.iter().filter_map(|layer| layer.amends).collect();
+        for (at, layer) in layers.iter().enumerate() {
+            let Found {
+                diff_id, measured, ..
+            } = layer;
+            let mut entry = item(Kept::Layer(*diff_id), measured.own, layer.used);
+            entry.amends = layer.amends;
+            entry.shared = layer.amends.is_some() || amended.contains(diff_id);
             let mut seen = HashMap::new();
             for (ino, bytes) in &measured.links {
                 let (owner, shared) = owners[ino];
@@ -276,12 +307,34 @@ impl Survey<'_> {
     }
 }
 
+/// What is amended counts as used just after all that amends it, so that it is removed later.
+fn follow(layers: &mut [Found]) {
+    let mut latest: HashMap<DiffId, Time> = HashMap::new();
+    for layer in layers.iter() {
+        if let Some(amended) = layer.amends {
+            let Time { secs, nanos } = layer.used;
+            let after = Time {
+                secs,
+                nanos: nanos + 1,
+            };
+            let known = latest.entry(amended).or_insert(after);
+            *known = after.max(*known);
+        }
+    }
+    for layer in layers {
+        if let Some(after) = latest.get(&layer.diff_id) {
+            layer.used = layer.used.max(*after);
+        }
+    }
+}
+
 fn item(kept: Kept, size: u64, used: Time) -> Item {
     Item {
         kept,
         size,
         used,
         shared: false,
+        amends: None,
         in_use: false,
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn prune(store: &Store, options: &PruneOptions, out: &mut dyn Write) 
     let choose = |usage: &Usage, rooted: &HashSet<Digest>| chosen(usage, rooted, options, free);
     let removed = if *dry_run {
         let usage = store.usage()?;
-        let chosen = choose(&usage, &stored::rooted(store)?);
+        let chosen = usage.removable(choose(&usage, &stored::rooted(store)?));
         chosen.into_iter().filter(|item| !item.in_use).collect()
     } else {
         store.collect_chosen(&choose, None, &mut |store, digest| {

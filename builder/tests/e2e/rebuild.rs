@@ -4,7 +4,7 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, SystemTime};
 
-use super::support::{TestSpace, worked};
+use super::support::{TestSpace, shell, worked};
 
 #[test]
 fn nothing_changed_nothing_is_worked() {
@@ -97,6 +97,57 @@ fn a_large_copy_made_again_is_exact() {
         id(&fresh),
         "the same context must give the same image"
     );
+}
+
+/// Edits one after the other: the layers that come of amending and linking are those that a build from nothing makes, and a
+/// step that runs on them sees the same files.
+#[test]
+fn a_large_copy_made_again_and_again_is_exact() {
+    let dockerfile = "ARG BASE=scratch\nFROM busybox AS busy\nCOPY below /w\n\
+        FROM $BASE AS made\nCOPY src /w\nFROM busy AS used\nCOPY --from=made /w /v\nCOPY src /w\n\
+        RUN cd / && busybox find v w -exec busybox stat -c '%N %a %F %Y' {} + | sort > /list\n\
+        RUN rm -r /w/d0 && echo x >> /w/d4/f11 && ln /w/d4/f4 /w/d4/linked\n";
+    let space = TestSpace::with(dockerfile);
+    let sh = |script: &str| drop(shell(&space.path("src"), script));
+    space.write("below/d1/below", "below");
+    space.write("src/top", "top");
+    for n in 0..600 {
+        space.write(&format!("src/d{}/f{n}", n % 7), format!("content {n}"));
+    }
+    sh("mkdir empty; ln -s d1/f1 link; touch -d 2001-01-01 d1/*");
+    let edits = [
+        "true",
+        "echo changed > d3/f3",
+        "echo changed again > d3/f3; echo new > d3/new; mkdir -p more/deep; echo deep > more/deep/file",
+        "chmod 755 d4/f4; touch -d 2002-02-02 d1/f1 d2",
+        "rm link; ln -s d2/f2 link; mkfifo pipe",
+        "rm d1/f1; mkdir d1/f1; echo inside > d1/f1/f",
+        "rm -r d1/f1; echo a file again > d1/f1",
+        "rmdir empty; echo a file now > empty; rm link; mkdir link; echo inside > link/file",
+        "rm d5/f5",
+        "ln d6/f6 d6/f6-again",
+        "echo changed > d6/f6",
+        "for n in 0 7 14 21 28; do for m in 0 1 2 3 4 5 6; do i=$((n + m)); [ ! -e d$m/f$i ] || echo $i > d$m/f$i; done; done",
+        "for i in d1/* d2/* d3/*; do echo x >> $i; done",
+        "mv d2 d9; mv d3/f3 d9/",
+        "rm -r d9; mkdir d9; echo alone > d9/file",
+    ];
+    for edit in edits {
+        sh(edit);
+        let store = tempfile::tempdir().unwrap();
+        let fresh = ["--root", store.path().to_str().unwrap()];
+        for base in ["BASE=scratch", "BASE=busy"] {
+            let epoch = "--build-arg=SOURCE_DATE_EPOCH=1";
+            let made = ["-q", "--target=made", "--build-arg", base, epoch, "."];
+            let again = space.build(&made).text();
+            let expected = space.build(&[&fresh[..], &made].concat()).text();
+            assert_eq!(again, expected, "{edit}: {base}");
+        }
+        let used = space.files(&["."]);
+        assert_eq!(used, space.files(&[&fresh[..], &["."]].concat()), "{edit}");
+        assert!(!used.contains_key("w/d0/f0"), "{edit}");
+    }
+    assert_eq!(space.run(&["fsck"]).text(), "the store is sound\n");
 }
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {

@@ -15,13 +15,13 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::vec::IntoIter;
 
 use rustix::fs::{AtFlags, OFlags, readlinkat, unlinkat};
 
 use crate::error::{At, shown};
-use crate::layer::lower::{Found, Lowers, Root, open_deep};
+use crate::layer::folder::{Folder, Place};
+use crate::layer::lower::{Found, Lowers, Root, lookup_deep, open_deep};
 use crate::layer::whiteout::{self, Mark, mark};
 use crate::layer::{Body, Entry};
 use crate::meta::{Kind, Meta};
@@ -43,9 +43,8 @@ pub(crate) enum Against {
 
 /// Walks a folder in overlay form and yields the entries of the layer: directories before what is
 /// in them, names in the order of their bytes.
-pub(crate) struct Diff {
-    path: PathBuf,
-    root: OwnedFd,
+pub(crate) struct Diff<'f> {
+    folder: &'f Folder,
     against: Against,
     /// The path of the directory where the walk stands.
     here: Vec<u8>,
@@ -58,7 +57,9 @@ pub(crate) struct Diff {
 /// A directory on the way from the root to where the walk stands.
 struct Level {
     fd: Option<OwnedFd>,
-    names: IntoIter<CString>,
+    names: IntoIter<(CString, Place)>,
+    /// Whether the amended layer has the directory too.
+    is_amending: bool,
     /// How long the path of the parent is.
     parent_len: usize,
     name: CString,
@@ -69,18 +70,23 @@ struct Level {
     removed_some: bool,
 }
 
-impl Diff {
-    pub(crate) fn new(path: &Path, against: Against) -> Result<Self> {
-        let root = dir::open(path).at("open", path)?;
-        let meta = dir::stat(&root).at("stat", path)?;
+impl<'f> Diff<'f> {
+    pub(crate) fn new(folder: &'f Folder, against: Against) -> Result<Self> {
+        let (path, root) = (folder.path(Place::Own), folder.root(Place::Own));
+        let meta = dir::stat(root).at("stat", path)?;
         let lowers = match &against {
             Against::Lowers(lowers, _) => lowers.all(),
             Against::Nothing | Against::Files => Vec::new(),
         };
-        let names = dir::sorted_names(root.as_fd()).at("list", path)?;
+        // Through a descriptor of its own, which is read to its end.
+        let listed = dir::open_child(root, c".").at("open", path)?;
+        let amended = amended_names(folder, b"", folder.amends()).at("list", path)?;
+        let is_amending = amended.is_some();
+        let names = all_names(listed.as_fd(), amended).at("list", path)?;
         let top = Level {
             fd: None,
-            names: names.into_iter(),
+            names,
+            is_amending,
             parent_len: 0,
             name: CString::default(),
             meta,
@@ -89,8 +95,7 @@ impl Diff {
             removed_some: false,
         };
         Ok(Self {
-            path: path.to_owned(),
-            root,
+            folder,
             against,
             here: Vec::new(),
             levels: vec![top],
@@ -108,14 +113,17 @@ impl Diff {
                 return Ok(None);
             };
             match level.names.next() {
-                Some(name) => {
+                Some((name, place)) => {
                     let path = self.child_path(&name);
-                    self.visit(&name, &path)
-                        .map_err(|error| self.named(error, &path))?;
+                    let visited = match place {
+                        Place::Own => self.visit(&name, &path),
+                        Place::Amended => self.visit_amended(&path),
+                    };
+                    visited.map_err(|error| self.named(error, place, &path))?;
                 }
                 None => self
                     .leave()
-                    .map_err(|error| self.named(error, &self.here))?,
+                    .map_err(|error| self.named(error, Place::Own, &self.here))?,
             }
         }
     }
@@ -129,10 +137,11 @@ impl Diff {
         path
     }
 
-    fn named(&self, failure: Failure, path: &[u8]) -> Error {
+    fn named(&self, failure: Failure, place: Place, path: &[u8]) -> Error {
         match failure {
             Failure::Io(error) => {
-                Error::io("commit", &self.path.join(OsStr::from_bytes(path)), error)
+                let path = self.folder.path(place).join(OsStr::from_bytes(path));
+                Error::io("commit", &path, error)
             }
             Failure::Refused(reason) => Error::Archive {
                 entry: shown(path),
@@ -143,13 +152,27 @@ impl Diff {
 
     /// The directory where the walk stands.
     fn dir(&mut self) -> io::Result<BorrowedFd<'_>> {
+        let root = self.folder.root(Place::Own);
         let Some(level) = self.levels.last_mut() else {
-            return Ok(self.root.as_fd());
+            return Ok(root);
         };
         if level.fd.is_none() {
-            level.fd = Some(open_deep(self.root.as_fd(), &self.here, dir::DIRECTORY)?);
+            level.fd = Some(open_deep(root, &self.here, dir::DIRECTORY)?);
         }
-        Ok(level.fd.as_ref().map_or(self.root.as_fd(), AsFd::as_fd))
+        Ok(level.fd.as_ref().map_or(root, AsFd::as_fd))
+    }
+
+    /// A file of the amended layer: part of this one as it was of that.
+    fn visit_amended(&mut self, path: &[u8]) -> Result<(), Failure> {
+        match lookup_deep(self.folder.root(Place::Amended), path)? {
+            Some(meta) if meta.kind == Kind::File => {
+                self.emit(path, meta, Body::File(Place::Amended), None);
+                Ok(())
+            }
+            _ => Err(Failure::Refused(
+                "of an amended layer only files show through",
+            )),
+        }
     }
 
     fn visit(&mut self, name: &CStr, path: &[u8]) -> Result<(), Failure> {
@@ -209,7 +232,7 @@ impl Diff {
         let body = match meta.kind {
             Kind::File => match self.first_name(path, &meta) {
                 Some(first) => Body::HardLink(first),
-                None => Body::File,
+                None => Body::File(Place::Own),
             },
             Kind::Symlink => {
                 let target = readlinkat(self.dir()?, name, Vec::new()).map_err(io::Error::from)?;
@@ -219,7 +242,7 @@ impl Diff {
         };
         let xattrs = match body {
             // Read with the content, from the file's descriptor.
-            Body::File => None,
+            Body::File(_) => None,
             Body::HardLink(_) => Some(Xattrs::new()),
             _ => Some(Target::Named(self.dir()?, name).kept()?),
         };
@@ -278,7 +301,20 @@ impl Diff {
             Some(entry)
         };
         let lowers = if opaque { Vec::new() } else { lowers };
-        self.enter(fd, name, path, meta, lowers, pending)?;
+        let is_seen = !opaque && self.levels.last().is_some_and(|level| level.is_amending);
+        let amended = amended_names(self.folder, path, is_seen)?;
+        let parent_len = std::mem::replace(&mut self.here, path.to_vec()).len();
+        self.enter(Level {
+            is_amending: amended.is_some(),
+            names: all_names(fd.as_fd(), amended)?,
+            fd: Some(fd),
+            parent_len,
+            name: name.to_owned(),
+            meta,
+            lowers,
+            pending,
+            removed_some: false,
+        });
         Ok(())
     }
 
@@ -290,35 +326,11 @@ impl Diff {
         Target::Open(lower.as_fd()).kept()
     }
 
-    fn enter(
-        &mut self,
-        fd: OwnedFd,
-        name: &CStr,
-        path: &[u8],
-        meta: Meta,
-        lowers: Vec<usize>,
-        pending: Option<Entry>,
-    ) -> io::Result<()> {
-        let names = dir::sorted_names(fd.as_fd())?.into_iter();
-        let parent_len = self.here.len();
-        self.here = path.to_vec();
-        let name = name.to_owned();
-        let fd = Some(fd);
-        let removed_some = false;
-        self.levels.push(Level {
-            fd,
-            names,
-            parent_len,
-            name,
-            meta,
-            lowers,
-            pending,
-            removed_some,
-        });
+    fn enter(&mut self, level: Level) {
+        self.levels.push(level);
         if let Some(far) = self.levels.len().checked_sub(OPEN_LEVELS) {
             self.levels[far].fd = None;
         }
-        Ok(())
     }
 
     fn leave(&mut self) -> Result<(), Failure> {
@@ -400,7 +412,7 @@ impl Diff {
     }
 }
 
-impl Iterator for Diff {
+impl Iterator for Diff<'_> {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Result<Entry>> {
@@ -418,6 +430,33 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
+}
+
+/// The names in a directory of the amended layer, if it has the directory.
+fn amended_names(folder: &Folder, path: &[u8], is_seen: bool) -> io::Result<Option<Vec<CString>>> {
+    if !is_seen {
+        return Ok(None);
+    }
+    match open_deep(folder.root(Place::Amended), path, dir::DIRECTORY) {
+        Ok(fd) => dir::sorted_names(fd.as_fd()).map(Some),
+        Err(error) if dir::is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names in a directory and those that show through it, in order. The descriptor is read to its end.
+fn all_names(
+    fd: BorrowedFd<'_>,
+    amended: Option<Vec<CString>>,
+) -> io::Result<IntoIter<(CString, Place)>> {
+    let own = dir::sorted_names(fd)?;
+    let mut amended = amended.unwrap_or_default();
+    amended.retain(|name| own.binary_search(name).is_err());
+    let place = |place: Place| move |name: CString| (name, place);
+    let mut names: Vec<_> = own.into_iter().map(place(Place::Own)).collect();
+    names.extend(amended.into_iter().map(place(Place::Amended)));
+    names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(names.into_iter())
 }
 
 fn same_owner(upper: &Meta, lower: &Meta) -> bool {

@@ -93,6 +93,7 @@ impl Store {
             foreign: true,
             omitted: unpacked.omitted,
             implicit: unpacked.implicit.iter().map(|path| escape(path)).collect(),
+            amends: None,
         })
     }
 }

@@ -58,7 +58,7 @@ fn write_one(out: &mut Vec<u8>, entry: &Entry, xattrs: &Xattrs) {
         Body::HardLink(target) | Body::Symlink(target) => target,
         _ => b"",
     };
-    let size = if matches!(body, Body::File) {
+    let size = if matches!(body, Body::File(_)) {
         meta.size
     } else {
         0

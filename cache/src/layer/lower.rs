@@ -41,14 +41,7 @@ impl Root {
     }
 
     fn lookup(&self, path: &[u8]) -> io::Result<Option<Meta>> {
-        match shorten(self.fd()?, path) {
-            Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error),
-            Ok((deep, tail)) => match &deep {
-                Some(deep) => dir::lookup(deep, tail),
-                None => dir::lookup(self.fd()?, tail),
-            },
-        }
+        lookup_deep(self.fd()?, path)
     }
 
     pub(crate) fn open(&self, path: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
@@ -56,11 +49,13 @@ impl Root {
     }
 }
 
-fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+/// What is at a path of any length.
+pub(crate) fn lookup_deep(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Option<Meta>> {
+    match shorten(root, path) {
+        Err(error) if dir::is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
+        Ok((deep, tail)) => dir::lookup(deep.as_ref().map_or(root, AsFd::as_fd), tail),
+    }
 }
 
 /// Opens a path of any length; the last component may not be a link.

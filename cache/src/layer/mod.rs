@@ -14,6 +14,7 @@
 pub(crate) mod archive;
 pub(crate) mod diff;
 pub(crate) mod extract;
+pub(crate) mod folder;
 pub(crate) mod header;
 pub(crate) mod lower;
 pub(crate) mod metadata;
@@ -22,6 +23,7 @@ pub(crate) mod stream;
 pub(crate) mod unpack;
 pub(crate) mod whiteout;
 
+use self::folder::Place;
 use crate::meta::Meta;
 use crate::xattr::Xattrs;
 
@@ -39,7 +41,8 @@ pub(crate) struct Entry {
 /// What an entry is.
 #[derive(Debug)]
 pub(crate) enum Body {
-    File,
+    /// A regular file, and where its content lies.
+    File(Place),
     /// Another name of the file whose path is given.
     HardLink(Vec<u8>),
     Symlink(Vec<u8>),

@@ -9,8 +9,8 @@
 //! calling thread alone.
 
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::shown;
 use crate::facts::{self, Held};
+use crate::layer::folder::{Folder, Place};
 use crate::layer::lower::open_deep;
 use crate::layer::{Body, Entry, header};
 use crate::xattr::{Target, Xattrs};
@@ -90,11 +91,10 @@ impl Job {
     }
 }
 
-/// Writes the tar of `entries`, whose files are below `path`, and hashes it.
+/// Writes the tar of `entries`, whose files are in `folder`, and hashes it.
 pub(crate) fn run(
     mut entries: impl Iterator<Item = Result<Entry>> + Send,
-    path: &Path,
-    root: &OwnedFd,
+    folder: &Folder,
     want: Want,
     out: &mut dyn Write,
 ) -> Result<Summary> {
@@ -107,8 +107,7 @@ pub(crate) fn run(
         pool: &pool,
     };
     let encoder = Encoder {
-        path,
-        root: root.as_fd(),
+        folder,
         want,
         pool: &pool,
     };
@@ -136,7 +135,7 @@ fn next_job(entries: &mut impl Iterator<Item = Result<Entry>>) -> Result<(Job, b
         let Some(entry) = entries.next().transpose()? else {
             return Ok((job, false));
         };
-        if matches!(entry.body, Body::File) {
+        if matches!(entry.body, Body::File(_)) {
             job.bytes += entry.meta.size;
         }
         job.entries.push(entry);
@@ -241,8 +240,7 @@ type Emit<'a> = dyn FnMut(Chunk) -> Result<Option<()>> + 'a;
 
 #[derive(Clone, Copy)]
 struct Encoder<'a> {
-    path: &'a Path,
-    root: BorrowedFd<'a>,
+    folder: &'a Folder,
     want: Want,
     pool: &'a Pool,
 }
@@ -251,13 +249,15 @@ impl Encoder<'_> {
     fn encode(self, job: &Job, emit: &mut Emit<'_>) -> Result<()> {
         let mut chunk = self.pool.take();
         for entry in &job.entries {
-            if matches!(entry.body, Body::File) {
-                let done = self
-                    .file(entry, &mut chunk, emit)
-                    .map_err(|error| match error {
-                        Failure::Io(error) => Error::io("read", &self.shown(entry), error),
-                        Failure::Other(error) => error,
-                    })?;
+            if let Body::File(place) = entry.body {
+                let read = self.file(entry, place, &mut chunk, emit);
+                let done = read.map_err(|error| match error {
+                    Failure::Io(error) => {
+                        let path = self.folder.path(place).join(shown(&entry.path));
+                        Error::io("read", &path, error)
+                    }
+                    Failure::Other(error) => error,
+                })?;
                 if done.is_none() {
                     return Ok(());
                 }
@@ -273,17 +273,15 @@ impl Encoder<'_> {
         emit(chunk).map(|_| ())
     }
 
-    fn shown(self, entry: &Entry) -> PathBuf {
-        self.path.join(shown(&entry.path))
-    }
-
     fn file(
         self,
         entry: &Entry,
+        place: Place,
         chunk: &mut Chunk,
         emit: &mut Emit<'_>,
     ) -> Result<Option<()>, Failure> {
-        let file = open_deep(self.root, &entry.path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK;
+        let file = open_deep(self.folder.root(place), &entry.path, flags)?;
         let xattrs = Target::Open(file.as_fd()).kept()?;
         header::write(&mut chunk.tar, entry, &xattrs);
         let size = entry.meta.size;
@@ -361,6 +359,6 @@ fn write_facts(out: &mut Vec<u8>, entry: &Entry, xattrs: &Xattrs) {
         Body::Node => add(Held::Node),
         Body::Whiteout => add(Held::Whiteout),
         // A file's facts are written when it was read.
-        Body::File => {}
+        Body::File(_) => {}
     }
 }

@@ -1,6 +1,7 @@
 //! The crate's tests, in one program.
 #![allow(clippy::unwrap_used)]
 
+mod amended;
 mod crash;
 mod digests;
 mod hostile;

@@ -19,6 +19,7 @@ fn item(kept: Kept, size: u64, hours_ago: i64) -> Item {
         size,
         used: Time::from_secs(NOW.secs - hours_ago * 3600),
         shared: false,
+        amends: None,
         in_use: false,
     }
 }

@@ -10,11 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use lapstrake_cache::{Active, Attributes, Content, Meta, Time, Xattrs};
+use lapstrake_cache::{Active, Attributes, DiffId, Meta, Time, Xattrs};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
-use super::earlier::{Earlier, Placed};
+use super::earlier::{Earlier, Placed, Spot};
 use crate::paths::{Found, resolve, shown};
 
 /// Mode and owner for what a copy makes; `None` leaves it to the default and to a parent with the setgid bit.
@@ -41,7 +41,7 @@ pub(crate) struct Canvas {
     /// What the same copy made last time.
     earlier: Option<Earlier>,
     /// What this one placed.
-    placed: Vec<(PathBuf, Content)>,
+    placed: Placed,
 }
 
 impl Canvas {
@@ -71,7 +71,7 @@ impl Canvas {
             overlay: None,
             times: BTreeMap::new(),
             earlier: None,
-            placed: Vec::new(),
+            placed: Placed::default(),
         })
     }
 
@@ -120,9 +120,10 @@ impl Canvas {
         self.earlier.as_ref()
     }
 
-    /// Notes files that a later copy may link to.
-    pub(crate) fn note_placed(&mut self, files: Vec<(PathBuf, Content)>) {
-        self.placed.extend(files);
+    /// Notes what was placed, and the layer that holds what need not be.
+    pub(super) fn note_placed(&mut self, spots: Vec<Spot>, amends: Option<DiffId>) {
+        self.placed.spots.extend(spots);
+        self.placed.amends = amends;
     }
 
     /// The base, for looking up users; `None` where there is none.
@@ -282,7 +283,7 @@ impl Canvas {
             let fd = open_directory(self.upper.as_fd(), path)?;
             fs::futimens(&fd, &time.as_timestamps())?;
         }
-        Ok(Placed(self.placed))
+        Ok(self.placed)
     }
 }
 

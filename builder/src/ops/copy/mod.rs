@@ -18,7 +18,7 @@ use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::plan::{Chmod, Copy, CopySource, OpId};
 
 use self::canvas::Canvas;
-use self::earlier::Earlier;
+use self::earlier::{Earlier, Ground};
 pub(crate) use self::mounted::{Found, MountSource, mount_source};
 use self::place::{Metadata, ModeChange};
 use self::select::{How, Item, Pattern};
@@ -184,19 +184,20 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
     } else {
         ops.materialise(task, &job.base)?
     };
-    let active = ops.store.snapshot(&lowers)?;
+    let mut active = ops.store.snapshot(&lowers)?;
     let mut canvas = if op.link {
         Canvas::alone(active.upper())?
     } else {
         Canvas::over(&lowers, &active)?
     };
+    let selected = select_all(ops, task, op, job.selected)?;
+    let ground = Ground::new((!op.link).then_some(&job.base), is_alone(op, &selected));
     let lineage = lineage(task, op);
     if let Some(lineage) = &lineage {
-        canvas.use_earlier(Earlier::find(ops, lineage)?);
+        canvas.use_earlier(Earlier::find(ops, lineage, ground)?);
     }
     let meta = metadata(op, canvas.base())?;
-    let excludes = excludes(op)?;
-    for (source, selected) in op.sources.iter().zip(job.selected) {
+    for (source, selected) in op.sources.iter().zip(&selected) {
         match source {
             CopySource::Inline { name, text } => {
                 let time = ops
@@ -205,30 +206,48 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
                     .map_or_else(crate::time::present, Time::from_secs);
                 place::place_text(&mut canvas, name, text, &op.destination, &meta, time)?;
             }
-            CopySource::Path {
-                from,
-                pattern,
-                unpack,
-            } => {
-                let selected = match selected {
-                    Some(selected) => selected,
-                    None => select_again(
-                        ops,
-                        task,
-                        *from,
-                        &pattern_of(op, pattern, excludes.as_ref()),
-                    )?,
-                };
-                place_source(&mut canvas, &selected, op, *unpack, &meta)?;
+            CopySource::Path { unpack, .. } => {
+                if let Some(selected) = selected {
+                    place_source(&mut canvas, selected, op, *unpack, &meta)?;
+                }
             }
         }
     }
     let placed = canvas.finish()?;
+    active.amends = placed.amends;
     let layer = ops.store.commit(active)?;
     if let Some(lineage) = &lineage {
-        placed.remember(ops, lineage, layer.diff_id)?;
+        placed.remember(ops, lineage, ground, layer.diff_id)?;
     }
     Ok(layer)
+}
+
+/// What each source of files selects, found out now where it was not for the key.
+fn select_all(
+    ops: &Ops,
+    task: &Task,
+    op: &Copy,
+    selected: Vec<Option<Selected>>,
+) -> Result<Vec<Option<Selected>>> {
+    let excludes = excludes(op)?;
+    let find = |(source, selected): (&CopySource, Option<Selected>)| match (source, selected) {
+        (CopySource::Path { from, pattern, .. }, None) => {
+            let pattern = pattern_of(op, pattern, excludes.as_ref());
+            select_again(ops, task, *from, &pattern).map(Some)
+        }
+        (_, selected) => Ok(selected),
+    };
+    op.sources.iter().zip(selected).map(find).collect()
+}
+
+/// Whether what is in one directory is all that the copy places.
+fn is_alone(op: &Copy, selected: &[Option<Selected>]) -> bool {
+    match selected {
+        [Some(Selected { items, .. })] if !op.parents => {
+            matches!(items.as_slice(), [item] if item.is_dir())
+        }
+        _ => false,
+    }
 }
 
 /// Keeps the names of the selected files, for the explanation of the next miss. Not where the digest of the selection

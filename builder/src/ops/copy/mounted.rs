@@ -36,7 +36,7 @@ impl MountSource {
                 content,
             } => {
                 let layer = context_layer(ops, context, path, content)?;
-                Ok(vec![ops.store.layer_dir(&layer.diff_id)])
+                Ok(ops.store.lowers(&[layer.diff_id])?)
             }
         }
     }

@@ -8,13 +8,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use lapstrake_cache::{Attributes, Content, Entry, Kind, Meta, Time, Xattrs};
+use lapstrake_cache::{Attributes, Entry, Kind, Meta, Time, Xattrs};
 use lapstrake_frontend::chmod::Changes;
 use rayon::prelude::*;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 
 use super::canvas::{Canvas, NewDir, is};
-use super::earlier::Earlier;
+use super::earlier::{Earlier, Spot, stamp};
 use super::select::Item;
 use super::tree::Tree;
 use crate::paths::{clean, names_directory, shown};
@@ -241,47 +241,76 @@ fn place_contents(
     meta: &Metadata,
 ) -> Result<()> {
     let fresh = place_directories(canvas, item, target, meta)?;
-    let mut links: HashMap<(u64, u64), &Entry> = HashMap::new();
-    let mut again = Vec::new();
-    let mut files: Vec<&Entry> = Vec::new();
-    for entry in item
+    lapstrake_cache::prepare_rayon()?;
+    let spots: Vec<Spot> = item
         .below
-        .iter()
-        .filter(|entry| entry.meta.kind != Kind::Dir)
-    {
-        let path = target.join(&entry.path);
+        .par_iter()
+        .map(|entry| spot(tree, item, target, meta, entry))
+        .collect();
+    let placing = item.below.iter().zip(&spots);
+    let (files, again) = by_inode(placing.filter(|(entry, _)| entry.meta.kind != Kind::Dir));
+    for (entry, spot) in files.iter().chain(again.iter().map(|(_, second)| second)) {
         if !fresh.contains_key(entry.path.parent().unwrap_or_else(|| Path::new(""))) {
-            make_way(canvas, &path)?;
-        }
-        let group = (entry.meta.kind == Kind::File && entry.meta.nlink > 1)
-            .then_some((entry.meta.dev, entry.meta.ino));
-        match group {
-            Some(group) if links.contains_key(&group) => again.push((links[&group], entry)),
-            Some(group) => {
-                links.insert(group, entry);
-                files.push(entry);
-            }
-            None => files.push(entry),
+            make_way(canvas, &spot.path)?;
         }
     }
     let root = canvas.directory(target, meta.new_dir())?;
+    let earlier = canvas.earlier();
+    let amends = earlier.and_then(|earlier| earlier.amendable(&spots));
     let copying = Copying {
         tree,
         item,
         target,
         root: root.as_fd(),
         meta,
-        earlier: canvas.earlier(),
+        earlier,
+        is_amending: amends.is_some(),
     };
-    lapstrake_cache::prepare_rayon()?;
     batches(&files)
         .into_par_iter()
         .try_for_each(|batch| copying.batch(batch))?;
-    let placed = copying.placed(&files);
-    canvas.note_placed(placed);
-    again
-        .into_iter()
-        .try_for_each(|(first, second)| hard_link(root.as_fd(), &first.path, &second.path))
+    for (first, (second, _)) in again {
+        hard_link(root.as_fd(), &first.path, &second.path)?;
+    }
+    canvas.note_placed(spots, amends);
+    Ok(())
+}
+
+/// A thing on its way, and where to.
+type Placing<'a> = (&'a Entry, &'a Spot);
+
+/// Separates the first name of each file from further ones, which come with the first.
+fn by_inode<'a>(
+    all: impl Iterator<Item = Placing<'a>>,
+) -> (Vec<Placing<'a>>, Vec<(&'a Entry, Placing<'a>)>) {
+    let mut links: HashMap<(u64, u64), &Entry> = HashMap::new();
+    let (mut files, mut again) = (Vec::new(), Vec::new());
+    for (entry, spot) in all {
+        let is_one_of_several = entry.meta.kind == Kind::File && entry.meta.nlink > 1;
+        let inode = (entry.meta.dev, entry.meta.ino);
+        match links.get(&inode).filter(|_| is_one_of_several) {
+            Some(first) => again.push((*first, (entry, spot))),
+            None => {
+                if is_one_of_several {
+                    links.insert(inode, entry);
+                }
+                files.push((entry, spot));
+            }
+        }
+    }
+    (files, again)
+}
+
+/// Where `entry` goes. A file with a single name has a stamp, so that no two names share it by mistake.
+fn spot(tree: &Tree, item: &Item, target: &Path, meta: &Metadata, entry: &Entry) -> Spot {
+    let can_be_taken = entry.meta.kind == Kind::File && entry.meta.nlink == 1;
+    let content = can_be_taken
+        .then(|| tree.known(&item.real.join(&entry.path), &entry.meta))
+        .flatten();
+    Spot {
+        path: target.join(&entry.path),
+        stamp: content.map(|content| stamp(&content, &meta.attributes(entry, &entry.xattrs))),
+    }
 }
 
 /// Makes the directories of `item`; gives back those that nothing was in before, by their path in the item.
@@ -315,9 +344,9 @@ fn place_directories<'a>(
 }
 
 /// Runs of files in the same directory, short enough to share among threads.
-fn batches<'a, 'b>(files: &'b [&'a Entry]) -> Vec<&'b [&'a Entry]> {
+fn batches<'a, 'b>(files: &'b [Placing<'a>]) -> Vec<&'b [Placing<'a>]> {
     files
-        .chunk_by(|one, other| one.path.parent() == other.path.parent())
+        .chunk_by(|(one, _), (other, _)| one.path.parent() == other.path.parent())
         .flat_map(|run| run.chunks(BATCH))
         .collect()
 }
@@ -332,74 +361,40 @@ struct Copying<'a> {
     meta: &'a Metadata,
     /// What the same copy made last time.
     earlier: Option<&'a Earlier>,
+    /// Whether files that lie in its layer are seen without being placed.
+    is_amending: bool,
 }
 
 impl Copying<'_> {
-    /// Copies files of the same directory.
-    fn batch(&self, batch: &[&Entry]) -> Result<()> {
-        let Some(first) = batch.first() else {
+    /// Places files of the same directory, as far as nothing shows them already.
+    fn batch(&self, batch: &[Placing<'_>]) -> Result<()> {
+        let Some((first, _)) = batch.first() else {
             return Ok(());
         };
         let parent = first.path.parent().unwrap_or_else(|| Path::new(""));
+        let made = match self.earlier {
+            Some(earlier) => Some(earlier.directory(&self.target.join(parent), self.is_amending)?),
+            None => None,
+        };
+        let is_shown = |spot: &Spot| made.as_ref().is_some_and(|made| made.shows(spot));
+        let mut left = batch.iter().filter(|(_, spot)| !is_shown(spot)).peekable();
+        if left.peek().is_none() {
+            return Ok(());
+        }
         let from = self.tree.open_directory(&self.item.real.join(parent))?;
         let to = super::canvas::open_directory(self.root, parent)?;
-        let directory = self.target.join(parent);
-        let earlier = self
-            .earlier
-            .and_then(|earlier| Some((earlier, earlier.directory(&directory)?)));
-        for entry in batch {
-            let name = file_name(&entry.path)?;
-            if let Some((earlier, old)) = &earlier
-                && self.link(earlier, old.as_fd(), to.as_fd(), entry)?
+        for (entry, spot) in left {
+            if made
+                .as_ref()
+                .is_some_and(|made| made.link(spot, to.as_fd()))
             {
                 continue;
             }
+            let name = file_name(&entry.path)?;
             copy_entry(from.as_fd(), name, to.as_fd(), name, entry, self.meta)
                 .with_context(|| format!("copy {}", shown(&self.item.real.join(&entry.path))))?;
         }
         Ok(())
-    }
-
-    /// Takes a file that is as it was from the earlier layer. Its digest covers what `attributes` lacks.
-    fn link(
-        &self,
-        earlier: &Earlier,
-        old: BorrowedFd<'_>,
-        to: BorrowedFd<'_>,
-        entry: &Entry,
-    ) -> Result<bool> {
-        let Some(content) = self.content(entry) else {
-            return Ok(false);
-        };
-        let name = CString::new(file_name(&entry.path)?.as_bytes())?;
-        let attributes = self.meta.attributes(entry, &entry.xattrs);
-        Ok(earlier.link(
-            &self.target.join(&entry.path),
-            &content,
-            old,
-            to,
-            &name,
-            &attributes,
-        ))
-    }
-
-    /// The digest of a file that can be linked: one with a single name, so that no two names share it by mistake.
-    fn content(&self, entry: &Entry) -> Option<Content> {
-        let linkable = entry.meta.kind == Kind::File && entry.meta.nlink == 1;
-        linkable
-            .then(|| {
-                self.tree
-                    .known(&self.item.real.join(&entry.path), &entry.meta)
-            })
-            .flatten()
-    }
-
-    /// What a later copy may link to.
-    fn placed(&self, files: &[&Entry]) -> Vec<(PathBuf, Content)> {
-        let known = files
-            .iter()
-            .filter_map(|entry| Some((self.target.join(&entry.path), self.content(entry)?)));
-        known.collect()
     }
 }
 
