@@ -9,6 +9,7 @@
 //! [`progress`] shows what happens; [`oci`] and [`registry`] speak the formats and the protocol of images.
 
 mod ahead;
+mod annotations;
 mod assemble;
 mod belief;
 mod build;

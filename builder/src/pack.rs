@@ -1,6 +1,5 @@
 //! An image as blobs: its layers compressed, its manifest made. What was compressed once is kept in the store.
 
-use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -9,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use lapstrake_cache::{DiffId, Digest, Encoder, Hasher, HashingReader, Key, Layer, Store};
 use serde::{Deserialize, Serialize};
 
+use crate::annotations::Annotations;
 use crate::assemble::Image;
 use crate::compress::{Compression, compress};
 use crate::fs::{ChainLayer, Imported, Origin, PulledLayer};
@@ -36,8 +36,7 @@ pub(crate) struct Packing {
     /// Compress layers of base images again that came with another compression.
     pub(crate) force: bool,
     pub(crate) flavour: Flavour,
-    /// Annotations of the manifest.
-    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) annotations: Annotations,
 }
 
 /// A blob and where its bytes can be had.
@@ -113,8 +112,15 @@ pub(crate) fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Pa
         .map(|layer| layer.descriptor.clone())
         .collect();
     let mut manifest = Manifest::new(manifest_type, config.descriptor.clone(), descriptors);
-    manifest.annotations.clone_from(&packing.annotations);
+    let Annotations {
+        manifest: of_manifest,
+        manifest_descriptor,
+        index: _,
+        index_descriptor: _,
+    } = &packing.annotations;
+    manifest.annotations = of_manifest.of(&image.platform);
     let mut manifest = document(manifest_type, manifest.to_bytes());
+    manifest.descriptor.annotations = manifest_descriptor.of(&image.platform);
     manifest.descriptor.platform = Some(PlatformSpec::from(&image.platform));
     Ok(Packed {
         manifest,
@@ -124,8 +130,8 @@ pub(crate) fn pack(store: &Store, image: &Image, packing: &Packing) -> Result<Pa
 }
 
 /// The index of several images, as one document.
-pub(crate) fn index(images: &[Packed], flavour: Flavour) -> Blob {
-    let kind = match flavour {
+pub(crate) fn index(images: &[Packed], packing: &Packing) -> Blob {
+    let kind = match packing.flavour {
         Flavour::Oci => media::OCI_INDEX,
         Flavour::Docker => media::DOCKER_INDEX,
     };
@@ -133,7 +139,14 @@ pub(crate) fn index(images: &[Packed], flavour: Flavour) -> Blob {
         .iter()
         .map(|image| image.manifest.descriptor.clone())
         .collect();
-    document(kind, Index::new(kind, manifests).to_bytes())
+    let mut index = Index::new(kind, manifests);
+    index.annotations.clone_from(&packing.annotations.index);
+    let mut index = document(kind, index.to_bytes());
+    index
+        .descriptor
+        .annotations
+        .clone_from(&packing.annotations.index_descriptor);
+    index
 }
 
 /// A blob of these bytes.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use lapstrake_cache::{DiffId, Digest, Store};
 use lapstrake_frontend::image::{ImageConfig, ImageRef, Platform};
 
+use crate::annotations::Annotations;
 use crate::assemble::Image;
 use crate::fs::{Chain, ChainLayer, Origin, PulledLayer};
 use crate::oci::manifest::{self, Document, MAX_DOCUMENT};
@@ -20,6 +21,7 @@ pub(crate) struct Stored {
     pub(crate) digest: Digest,
     /// One for each platform.
     pub(crate) images: Vec<StoredImage>,
+    pub(crate) annotations: Annotations,
 }
 
 /// One image of the store.
@@ -199,20 +201,39 @@ pub(crate) fn rooted(store: &Store) -> Result<HashSet<Digest>> {
 }
 
 fn load(store: &Store, name: ImageRef, digest: Digest) -> Result<Stored> {
-    let images = match manifest::parse(&read(store, &digest)?, None)? {
-        Document::Manifest(manifest) => vec![image(store, *manifest)?],
-        Document::Index(index) => index
-            .manifests
-            .iter()
-            .filter(|descriptor| media::is_manifest(&descriptor.media_type))
-            .filter(|descriptor| store.has_blob(&descriptor.digest).is_some())
-            .map(|descriptor| image(store, manifest_of(store, descriptor)?))
-            .collect::<Result<_>>()?,
-    };
+    let mut annotations = Annotations::default();
+    let mut images = Vec::new();
+    match manifest::parse(&read(store, &digest)?, None)? {
+        Document::Manifest(manifest) => images.push(image(store, *manifest)?),
+        Document::Index(index) => {
+            let manifests = index
+                .manifests
+                .into_iter()
+                .filter(|descriptor| media::is_manifest(&descriptor.media_type))
+                .filter(|descriptor| store.has_blob(&descriptor.digest).is_some());
+            for descriptor in manifests {
+                let image = image(store, manifest_of(store, &descriptor)?)?;
+                let of_descriptor = &mut annotations.manifest_descriptor;
+                of_descriptor.extend(Some(image.platform()), descriptor.annotations);
+                images.push(image);
+            }
+            // One alone has no index.
+            if images.len() > 1 {
+                annotations.index = index.annotations;
+            }
+        }
+    }
+    for image in &images {
+        let of_manifest = image.manifest.annotations.clone();
+        annotations
+            .manifest
+            .extend(Some(image.platform()), of_manifest);
+    }
     Ok(Stored {
         name,
         digest,
         images,
+        annotations,
     })
 }
 

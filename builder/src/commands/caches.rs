@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lapstrake_frontend::image::ImageRef;
 use rusty_s3::Credentials;
 
+use crate::annotations::Annotations;
 use crate::build::Travel;
 use crate::cli::{BuildOptions, CacheSpec, Environment, boolean};
 use crate::compress::Compression;
@@ -261,7 +262,7 @@ fn packing(attributes: &mut Attributes) -> Result<Packing> {
         compression,
         force: attributes.flag("force-compression")? == Some(true),
         flavour,
-        annotations: BTreeMap::new(),
+        annotations: Annotations::default(),
     })
 }
 

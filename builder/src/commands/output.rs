@@ -3,9 +3,10 @@
 use anyhow::{Context, Result, bail, ensure};
 use lapstrake_frontend::image::ImageRef;
 
+use crate::annotations::Annotations;
 use crate::cli::{
-    Annotated, ArchiveFormat, ArchiveOutput, BuildOptions, Compression as Named, Destination,
-    Encoding, FilesOutput, ImageOutput, OutputSpec,
+    Annotated, Annotation, ArchiveFormat, ArchiveOutput, BuildOptions, Compression as Named,
+    Destination, Encoding, FilesOutput, ImageOutput, OutputSpec,
 };
 use crate::compress::Compression;
 use crate::pack::{Flavour, Packing};
@@ -49,9 +50,13 @@ pub(super) fn insecure(options: &BuildOptions) -> Vec<String> {
 fn sink(output: &OutputSpec) -> Result<Sink> {
     Ok(match output {
         OutputSpec::Image(ImageOutput {
-            names, push: false, ..
+            names,
+            push: false,
+            encoding,
+            ..
         }) => Sink::Store {
             names: names.clone(),
+            annotations: packing(encoding)?.annotations,
         },
         OutputSpec::Image(ImageOutput {
             names,
@@ -134,7 +139,12 @@ fn packing(encoding: &Encoding) -> Result<Packing> {
         Some(Named::Zstd) => Compression::zstd(level),
         Some(Named::None) => Compression::None,
     };
-    let mut packing = Packing {
+    let annotations = self::annotations(annotations);
+    ensure!(
+        *oci_media_types != Some(false) || !annotations.needs_oci(),
+        "--annotation: with oci-mediatypes=false only manifests can be annotated"
+    );
+    Ok(Packing {
         compression,
         force: *force,
         flavour: if *oci_media_types == Some(false) {
@@ -142,20 +152,28 @@ fn packing(encoding: &Encoding) -> Result<Packing> {
         } else {
             Flavour::Oci
         },
-        annotations: Default::default(),
-    };
-    for annotation in annotations {
-        match &annotation.on {
-            Annotated::Manifest if annotation.platform.is_none() => {
-                packing
-                    .annotations
-                    .insert(annotation.key.clone(), annotation.value.clone());
-            }
-            _ => bail!(
-                "--annotation: only annotations of the manifest are supported yet: {}",
-                annotation.key
-            ),
+        annotations,
+    })
+}
+
+fn annotations(asked: &[Annotation]) -> Annotations {
+    let mut annotations = Annotations::default();
+    for Annotation {
+        on,
+        platform,
+        key,
+        value,
+    } in asked
+    {
+        let pair = [(key.clone(), value.clone())];
+        match on {
+            Annotated::Manifest => annotations.manifest.extend(platform.clone(), pair),
+            Annotated::ManifestDescriptor => annotations
+                .manifest_descriptor
+                .extend(platform.clone(), pair),
+            Annotated::Index => annotations.index.extend(pair),
+            Annotated::IndexDescriptor => annotations.index_descriptor.extend(pair),
         }
     }
-    Ok(packing)
+    annotations
 }

@@ -40,7 +40,7 @@ pub(super) fn push(surroundings: &Surroundings, options: &PushOptions) -> Result
         compression: Compression::default(),
         force: false,
         flavour: Flavour::Oci,
-        annotations: Default::default(),
+        annotations: stored.annotations,
     };
     let sink = Sink::Registry {
         names: vec![options.image.clone()],

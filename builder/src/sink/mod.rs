@@ -14,13 +14,14 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
 use lapstrake_cache::{Digest, Store};
-use lapstrake_frontend::image::ImageRef;
+use lapstrake_frontend::image::{ImageRef, Platform};
 
 pub(crate) use archive::write_blob;
 pub(crate) use files::FilesTarget;
 pub(crate) use times::Times;
 pub(crate) use whole::write_whole;
 
+use crate::annotations::Annotations;
 use crate::assemble::Image;
 use crate::events::{Events, Step};
 use crate::fetch::fetch_blob;
@@ -46,7 +47,10 @@ pub(crate) struct Outlet {
 #[derive(Debug, Clone)]
 pub(crate) enum Sink {
     /// The local store, under the tags.
-    Store { names: Vec<ImageRef> },
+    Store {
+        names: Vec<ImageRef>,
+        annotations: Annotations,
+    },
     /// An archive file, directory or stream with an OCI layout, and for `docker load` a Docker manifest beside it.
     Archive {
         format: Format,
@@ -142,7 +146,9 @@ impl Sink {
     /// The descriptor of what was emitted; files have none.
     fn emit(&self, outlet: &Outlet, step: &Step, images: &[Image]) -> Result<Option<Descriptor>> {
         match self {
-            Self::Store { names } => store::emit(outlet, step, images, names).map(Some),
+            Self::Store { names, annotations } => {
+                store::emit(outlet, step, images, names, annotations).map(Some)
+            }
             Self::Archive {
                 format,
                 target,
@@ -186,6 +192,8 @@ fn pack_all(
     images: &[Image],
     packing: &Packing,
 ) -> Result<(Vec<Packed>, Option<Blob>)> {
+    let platforms: Vec<&Platform> = images.iter().map(|image| &image.platform).collect();
+    packing.annotations.check(&platforms)?;
     bring_what_changes(outlet, step, images, packing)?;
     step.status("exporting layers", 0, None, false);
     let packed: Vec<Packed> = images
@@ -193,7 +201,7 @@ fn pack_all(
         .map(|image| pack(&outlet.store, image, packing))
         .collect::<Result<_>>()?;
     step.status("exporting layers", 0, None, true);
-    let index = (packed.len() > 1).then(|| index(&packed, packing.flavour));
+    let index = (packed.len() > 1).then(|| index(&packed, packing));
     Ok((packed, index))
 }
 
@@ -287,12 +295,12 @@ fn top(packed: &[Packed], index: Option<&Blob>) -> Result<Descriptor> {
 }
 
 /// The packing of images in the local store: layers stay as they are, nothing is compressed.
-pub(crate) fn store_packing() -> Packing {
+pub(crate) fn store_packing(annotations: &Annotations) -> Packing {
     Packing {
         compression: crate::compress::Compression::None,
         force: false,
         flavour: Flavour::Oci,
-        annotations: Default::default(),
+        annotations: annotations.clone(),
     }
 }
 

@@ -4,6 +4,7 @@ use anyhow::Result;
 use lapstrake_frontend::image::ImageRef;
 
 use super::{Outlet, bring, name_in_store, pack_all, store_packing, top};
+use crate::annotations::Annotations;
 use crate::assemble::Image;
 use crate::events::Step;
 use crate::oci::Descriptor;
@@ -15,8 +16,9 @@ pub(super) fn emit(
     step: &Step,
     images: &[Image],
     names: &[ImageRef],
+    annotations: &Annotations,
 ) -> Result<Descriptor> {
-    let (packed, index) = pack_all(outlet, step, images, &store_packing())?;
+    let (packed, index) = pack_all(outlet, step, images, &store_packing(annotations))?;
     // Whoever uses the image later finds it whole, whatever the registries have by then. Without a name nobody will.
     let layers = packed.iter().flat_map(|image| &image.layers);
     for layer in layers.filter(|_| !names.is_empty()) {

@@ -119,3 +119,67 @@ fn a_platform_that_the_base_lacks() {
         "{error}"
     );
 }
+
+/// Manifests, the index, and the descriptors of both; from the store they are pushed as they were built.
+#[test]
+fn annotations_of_several_platforms() {
+    let space = TestSpace::with("FROM scratch\nCOPY f /\n");
+    space.write("f", "");
+    let registry = Registry::start(Auth::Open);
+    let name = format!("{}/noted:1", registry.host());
+    let annotations = [
+        "--annotation=manifest[linux/arm64]:m=arm64",
+        "--annotation=m=all",
+        "--annotation=manifest-descriptor:md=1",
+        "--annotation=index,index-descriptor:i=1",
+    ];
+    let build = |more: &[&str]| {
+        let platforms = &["build", "--platform=linux/amd64,linux/arm64", "."];
+        let ended = space.run(&[&platforms[..], &annotations, more].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    };
+    build(&["--output=type=oci,dest=../oci,tar=false"]);
+    let read = |path: &str| -> Value { serde_json::from_str(&space.read(path)).unwrap() };
+    let top = read("../oci/index.json");
+    assert_eq!(top["manifests"][0]["annotations"]["i"], "1");
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        read(&format!("../oci/blobs/{}", digest.replace(':', "/")))
+    };
+    let index = blob(&top["manifests"][0]);
+    assert_eq!(index["annotations"]["i"], "1");
+    for (at, m) in [(0, "all"), (1, "arm64")] {
+        let descriptor = &index["manifests"][at];
+        assert_eq!(descriptor["annotations"]["md"], "1");
+        assert_eq!(blob(descriptor)["annotations"]["m"], m);
+    }
+    build(&["-t", &name]);
+    let ended = space.run(&["push", &name]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let (_, pushed) = registry.manifest("noted", "1").unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&pushed).unwrap(), index);
+}
+
+#[test]
+fn annotations_that_an_image_cannot_carry() {
+    let space = TestSpace::with("FROM scratch\nCOPY Dockerfile /\n");
+    let oci = "type=oci,dest=../oci.tar";
+    let docker = "type=oci,dest=../oci.tar,oci-mediatypes=false";
+    for (annotation, output, said) in [
+        ("index:a=b", oci, "has no index to annotate"),
+        (
+            "manifest[linux/arm/v7]:a=b",
+            oci,
+            "no image of platform linux/arm/v7",
+        ),
+        (
+            "manifest-descriptor:a=b",
+            docker,
+            "only manifests can be annotated",
+        ),
+    ] {
+        let platform = "--platform=linux/amd64";
+        let error = space.fails(&[platform, "--annotation", annotation, "-o", output, "."]);
+        assert!(error.contains(said), "{error}");
+    }
+}
