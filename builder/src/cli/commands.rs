@@ -279,7 +279,7 @@ impl PullOptions {
 impl ExplainOptions {
     pub(super) fn resolve(args: &ExplainArgs) -> Result<Self, Invalid> {
         Ok(Self {
-            step: args.step.clone().filter(|step| !step.is_empty()),
+            step: Some(args.step.join(" ")).filter(|step| !step.is_empty()),
             format: format(args.format.as_deref())?,
         })
     }

@@ -58,6 +58,7 @@ fn files_that_changed_are_named() {
     let one = space.run(&["explain", "2/3"]).text();
     assert!(one.contains("destination: /src"), "{one}");
     assert_eq!(lines(&one), told[..1]);
+    assert_eq!(space.run(&["explain", "copy", "src"]).text(), one);
     assert_eq!(space.run(&["explain", "nothing"]).code, Some(1));
 }
 

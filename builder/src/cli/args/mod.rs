@@ -90,9 +90,9 @@ pub(super) struct FormatArgs {
 /// `explain`.
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
-    /// Only this step, with all that its cache key is made of: its number (2/4) or a part of its text
+    /// Only this step, with all that its cache key is made of: its number (2/4, or build 2/4) or a part of its text
     #[arg(value_name = "STEP")]
-    pub(super) step: Option<String>,
+    pub(super) step: Vec<String>,
     /// How to print: table or json
     #[arg(long, value_name = "FORMAT")]
     pub(super) format: Option<String>,
