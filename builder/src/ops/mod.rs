@@ -130,11 +130,10 @@ impl Settings {
     /// What a step named `hostname` finds in /etc/hosts.
     fn hosts_file(&self, hostname: &str) -> String {
         let mut text =
-            String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+            format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
         for (name, address) in &self.hosts {
             text.push_str(&format!("{address}\t{name}\n"));
         }
-        text.push_str(&format!("127.0.0.1\t{hostname}\n"));
         text
     }
 }

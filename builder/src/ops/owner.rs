@@ -1,11 +1,11 @@
 //! Owners as instructions name them, looked up in the image's own passwd and group files.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use lapstrake_runtime::{lookup_group, lookup_user};
-use rustix::fs::{self, Gid, Mode, OFlags, Uid};
+use rustix::fs::{self, FileType, Gid, Mode, OFlags, ResolveFlags, Uid};
 
 use crate::ids;
 
@@ -42,6 +42,18 @@ fn group_id(view: Option<&OwnedFd>, group: &str) -> Option<u32> {
         (Err(_), Some(view)) => lookup_group(view.as_fd(), group).ok(),
         (Err(_), None) => None,
     }
+}
+
+/// Gives the new directory `path` of the store the mode and owner of the directory `source` of a tree.
+pub(super) fn give_as(path: &Path, lowers: &[PathBuf], source: &str) -> Result<()> {
+    let view = lapstrake_runtime::view(lowers)?;
+    let confined = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let stat = fs::fstat(fs::openat2(&view, source, flags, Mode::empty(), confined)?)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Ok(());
+    }
+    give(path, stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
 }
 
 /// Gives the new directory `path` of the store its mode and owner.

@@ -332,7 +332,7 @@ impl Mounter<'_> {
         Ok(())
     }
 
-    /// Opens a cache; when it is new it is filled from its `from`, or given its mode and owner.
+    /// Opens a cache; when it is new it is made like its `from`, or given its mode and owner.
     fn open_cache(
         &self,
         identity: &str,
@@ -364,7 +364,10 @@ impl Mounter<'_> {
             .cache_mount(identity, super::sharing(sharing))?;
         if found.fresh() {
             match seed {
-                Some(lowers) => super::copy::seed(lowers, source, found.path())?,
+                Some(lowers) => {
+                    super::copy::seed(lowers, source, found.path())?;
+                    super::owner::give_as(found.path(), lowers, source)?;
+                }
                 None => super::owner::give(found.path(), *mode, *uid, *gid)?,
             }
         }

@@ -313,3 +313,31 @@ fn a_failing_step_names_its_line() {
         "{error}"
     );
 }
+
+#[test]
+fn a_cache_mount_is_like_the_directory_that_it_is_filled_from() {
+    let dockerfile = "\
+FROM busybox AS made
+RUN mkdir -p /made/sub && chown 7:8 /made && chmod 2770 /made && ln -s made /link
+FROM busybox
+RUN --mount=type=cache,id=a,from=made,source=/made,target=/c stat -c '%a %u:%g' /c > /a; ls /c >> /a
+RUN --mount=type=cache,id=b,from=made,source=/link,target=/c stat -c '%a %u:%g' /c > /b; ls /c >> /b
+";
+    let files = TestSpace::with(dockerfile).files(&["."]);
+    for name in ["a", "b"] {
+        assert_eq!(files[name], "2770 7:8\nsub\n", "{name}");
+    }
+}
+
+#[test]
+fn hosts_are_as_buildkit_names_them() {
+    let space = TestSpace::with("FROM busybox\nRUN cat /etc/hosts > /hosts\n");
+    let arguments = [
+        "--add-host=one:10.0.0.1",
+        "--build-arg=BUILDKIT_SANDBOX_HOSTNAME=here",
+        ".",
+    ];
+    let text =
+        "127.0.0.1\tlocalhost here\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.1\tone\n";
+    assert_eq!(space.files(&arguments)["hosts"], text);
+}
