@@ -8,8 +8,9 @@
 //! short, so that memory stays flat however large the layer is. A small layer is done by the
 //! calling thread alone.
 
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Read as _, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -281,7 +282,7 @@ impl Encoder<'_> {
         emit: &mut Emit<'_>,
     ) -> Result<Option<()>, Failure> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK;
-        let file = open_deep(self.folder.root(place), &entry.path, flags)?;
+        let file = File::from(open_deep(self.folder.root(place), &entry.path, flags)?);
         let xattrs = Target::Open(file.as_fd()).kept()?;
         header::write(&mut chunk.tar, entry, &xattrs);
         let size = entry.meta.size;
@@ -330,19 +331,13 @@ impl From<Error> for Failure {
 }
 
 /// Appends exactly `most` bytes.
-fn read_piece(file: &OwnedFd, out: &mut Vec<u8>, most: usize) -> io::Result<()> {
-    let mut at = out.len();
-    let end = at + most;
-    out.resize(end, 0);
-    while at < end {
-        let read = rustix::io::read(file, &mut out[at..end])?;
-        if read == 0 {
-            let text = "it became shorter while it was read";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
-        }
-        at += read;
+fn read_piece(file: &File, out: &mut Vec<u8>, most: usize) -> io::Result<()> {
+    out.reserve(most);
+    if file.take(most as u64).read_to_end(out)? == most {
+        return Ok(());
     }
-    Ok(())
+    let text = "it became shorter while it was read";
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
 }
 
 fn write_facts(out: &mut Vec<u8>, entry: &Entry, xattrs: &Xattrs) {
