@@ -113,6 +113,12 @@ fn each<T>(
 }
 
 impl BuildOptions {
+    /// Whether a build argument switches something of the builder on.
+    pub(crate) fn is_on(&self, build_arg: &str) -> bool {
+        let value = self.build_args.get(build_arg);
+        value.is_some_and(|value| boolean(value) == Ok(true))
+    }
+
     /// Works out what was meant. The error is one line that names the flag.
     pub(super) fn resolve(
         args: &BuildArgs,

@@ -17,7 +17,10 @@ use crate::travel::{Export, Gha, Images, Mode, Mounts, Objects, Place, Protocol,
 
 /// All caches of a build.
 pub(super) fn travel(options: &BuildOptions, env: &Environment) -> Result<Travel> {
-    let mut travel = Travel::default();
+    let mut travel = Travel {
+        inline: options.is_on("BUILDKIT_INLINE_CACHE"),
+        ..Travel::default()
+    };
     for spec in &options.cache_from {
         let mut attributes = Attributes::new("--cache-from", spec, env);
         let source = source(&mut attributes)?;

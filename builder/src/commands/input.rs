@@ -247,7 +247,8 @@ fn remote(
     // As with BuildKit, files of the context have the time of the commit where the build has an epoch.
     let epoch = options.build_args.get("SOURCE_DATE_EPOCH");
     let commit_time = epoch.is_some_and(|epoch| !epoch.is_empty());
-    if let Some(source) = git_source(url, commit_time)? {
+    if let Some(mut source) = git_source(url, commit_time)? {
+        source.keep_git_dir |= options.is_on("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
         let scratch = store.scratch()?;
         let (tree, committed) = git_context(git, &source, &scratch)?;
         let (dockerfile, name) = inner_dockerfile(client, &options.file, &tree)?;

@@ -147,6 +147,8 @@ fn a_repository_is_the_context() {
         !built.keys().any(|path| path.contains(".git/")),
         "{built:?}"
     );
+    let kept = space.files(&["--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", &url]);
+    assert!(kept.contains_key("in/.git/HEAD"), "{kept:?}");
     assert_eq!(space.files(&[&format!("{url}#:sub")])["in/file"], "two\n");
     assert_eq!(
         space.files(&[&format!("{url}#topic")])["in/file"],

@@ -245,12 +245,19 @@ fn a_directory_holds_caches_by_their_tags() {
 #[test]
 fn an_image_holds_its_own_cache() {
     // Also where its layers are not those that the steps made.
-    for times in ["", ",rewrite-timestamp=true,source-date-epoch=1"] {
+    for (times, asked) in [
+        ("", "--cache-to=type=inline"),
+        ("", "--build-arg=BUILDKIT_INLINE_CACHE=1"),
+        (
+            ",rewrite-timestamp=true,source-date-epoch=1",
+            "--cache-to=type=inline",
+        ),
+    ] {
         let registry = Registry::start(Auth::Open);
         let name = format!("{}/app:1", registry.host());
         let output = format!("--output=type=image,name={name},push=true{times}");
         let first = machine();
-        first.build(&["--cache-to=type=inline", &output, "."]);
+        first.build(&[asked, &output, "."]);
         registry.log();
         let second = machine();
         let built = second.build(&["--cache-from", &name, "."]);
