@@ -18,6 +18,7 @@ pub(crate) mod folder;
 pub(crate) mod header;
 pub(crate) mod lower;
 pub(crate) mod metadata;
+pub(crate) mod same;
 pub(crate) mod source;
 pub(crate) mod stream;
 pub(crate) mod unpack;

@@ -197,22 +197,7 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
         canvas.use_earlier(Earlier::find(ops, lineage, ground)?);
     }
     let meta = metadata(op, canvas.base())?;
-    for (source, selected) in op.sources.iter().zip(&selected) {
-        match source {
-            CopySource::Inline { name, text } => {
-                let time = ops
-                    .settings
-                    .epoch
-                    .map_or_else(crate::time::present, Time::from_secs);
-                place::place_text(&mut canvas, name, text, &op.destination, &meta, time)?;
-            }
-            CopySource::Path { unpack, .. } => {
-                if let Some(selected) = selected {
-                    place_source(&mut canvas, selected, op, *unpack, &meta)?;
-                }
-            }
-        }
-    }
+    place_all(&mut canvas, ops, op, &selected, &meta)?;
     let placed = canvas.finish()?;
     active.amends = placed.amends;
     let layer = ops.store.commit(active)?;
@@ -220,6 +205,33 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
         placed.remember(ops, lineage, ground, layer.diff_id)?;
     }
     Ok(layer)
+}
+
+/// Places what all sources give, one after the other.
+fn place_all(
+    canvas: &mut Canvas,
+    ops: &Ops,
+    op: &Copy,
+    selected: &[Option<Selected>],
+    meta: &Metadata,
+) -> Result<()> {
+    for (source, selected) in op.sources.iter().zip(selected) {
+        match source {
+            CopySource::Inline { name, text } => {
+                let time = ops
+                    .settings
+                    .epoch
+                    .map_or_else(crate::time::present, Time::from_secs);
+                place::place_text(canvas, name, text, &op.destination, meta, time)?;
+            }
+            CopySource::Path { unpack, .. } => {
+                if let Some(selected) = selected {
+                    place_source(canvas, selected, op, *unpack, meta)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What each source of files selects, found out now where it was not for the key.
