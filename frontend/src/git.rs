@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::paths;
+use crate::{paths, values};
 
 /// A git URL taken apart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -245,9 +245,9 @@ fn agree(what: &str, slot: &mut Option<String>, value: &str) -> Result<(), GitUr
 
 fn boolean(key: &str, value: &str) -> Result<bool, GitUrlError> {
     match value {
-        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(GitUrlError(format!("invalid {key} value: {value:?}"))),
+        "" => Ok(true),
+        value => values::boolean(value)
+            .ok_or_else(|| GitUrlError(format!("invalid {key} value: {value:?}"))),
     }
 }
 

@@ -80,6 +80,7 @@ pub mod span;
 pub mod stage;
 pub mod suggest;
 mod text;
+pub mod values;
 
 pub use lower::{
     Answer, Checked, Outline, OutlineArg, OutlineMount, Target, check, lower, outline, redact,

@@ -130,7 +130,7 @@ fn refusals() {
         ("", "failed to parse csv mounts: the value is empty"),
         (
             "target=\"/t\"",
-            "failed to parse csv mounts: bare \" in non-quoted field target=\"/t\"",
+            "failed to parse csv mounts: a quote must surround the whole field, as in \"name=a,b\"",
         ),
         (
             "\"target=/t",
@@ -138,7 +138,7 @@ fn refusals() {
         ),
         (
             "\"target=/t\"x",
-            "failed to parse csv mounts: extraneous or missing \" in quoted field",
+            "failed to parse csv mounts: a comma must follow a closing quote",
         ),
         ("target", "invalid field 'target' must be a key=value pair"),
         ("type=bnd", "unsupported mount type \"bnd\""),

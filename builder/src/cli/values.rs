@@ -1,66 +1,22 @@
 //! Values that many flags share: booleans, comma-separated fields, sizes and durations, as docker reads them.
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use lapstrake_frontend::values;
 
 /// What is wrong with a value: one line that says what to write instead.
 pub(crate) type Invalid = String;
 
 /// A boolean as Go reads it.
 pub(crate) fn boolean(text: &str) -> Result<bool, Invalid> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(format!("{text:?} is neither true nor false")),
-    }
+    values::boolean(text).ok_or_else(|| format!("{text:?} is neither true nor false"))
 }
 
-/// Splits one line of CSV: a field in double quotes may hold commas, and `""` for a quote.
+/// Splits one line of CSV, as [`values::fields`] does.
 pub(crate) fn fields(text: &str) -> Result<Vec<String>, Invalid> {
-    let mut fields = Vec::new();
-    let mut rest = text;
-    loop {
-        let Some(quoted) = rest.strip_prefix('"') else {
-            let (field, after) = rest
-                .split_once(',')
-                .map_or((rest, None), |(f, a)| (f, Some(a)));
-            if field.contains('"') {
-                return Err(format!(
-                    "{text:?}: a quote must surround the whole field, as in \"name=a,b\""
-                ));
-            }
-            fields.push(field.to_owned());
-            match after {
-                Some(after) => rest = after,
-                None => return Ok(fields),
-            }
-            continue;
-        };
-        let (field, after) =
-            unquote(quoted).ok_or_else(|| format!("{text:?}: a quote is not closed"))?;
-        fields.push(field);
-        match after.strip_prefix(',') {
-            Some(after) => rest = after,
-            None if after.is_empty() => return Ok(fields),
-            None => return Err(format!("{text:?}: a comma must follow a closing quote")),
-        }
-    }
-}
-
-/// The text up to the closing quote, and what follows that quote.
-fn unquote(text: &str) -> Option<(String, &str)> {
-    let mut field = String::new();
-    let mut rest = text;
-    loop {
-        let (part, after) = rest.split_once('"')?;
-        field.push_str(part);
-        match after.strip_prefix('"') {
-            Some(after) => {
-                field.push('"');
-                rest = after;
-            }
-            None => return Some((field, after)),
-        }
-    }
+    let fields = values::fields(text).map_err(|error| format!("{text:?}: {error}"))?;
+    Ok(fields.into_iter().map(Cow::into_owned).collect())
 }
 
 /// Splits `key=value,…` fields, with keys in lower case.
@@ -83,28 +39,9 @@ pub(crate) fn key_value(text: &str) -> Result<(&str, Option<&str>), Invalid> {
     Ok((key, value))
 }
 
-/// A size in bytes: `512`, `64k`, `1.5GiB`; units are powers of 1024 in any case.
+/// A size in bytes: `512`, `64k`, `1.5GiB`.
 pub(crate) fn size(text: &str) -> Result<u64, Invalid> {
-    const UNITS: &[u8] = b"bkmgtp";
-    let invalid = || format!("{text:?} is not a size such as 512m or 2g");
-    let end = text
-        .rfind(|c: char| c.is_ascii_digit() || c == '.' || c == ' ')
-        .ok_or_else(invalid)?;
-    let (number, suffix) = text.split_at(end + 1);
-    let number = number.strip_suffix(' ').unwrap_or(number);
-    let plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    let number: f64 = number.parse().ok().filter(|_| plain).ok_or_else(invalid)?;
-    let suffix = suffix.to_ascii_lowercase();
-    let unit = match suffix.as_bytes() {
-        [] | [b'b'] => 0,
-        [unit] | [unit, b'b'] | [unit, b'i', b'b'] if *unit != b'b' => UNITS
-            .iter()
-            .position(|known| known == unit)
-            .ok_or_else(invalid)?,
-        _ => return Err(invalid()),
-    };
-    // What is too large for 64 bits becomes the largest size there is.
-    Ok((number * 1024_f64.powi(i32::try_from(unit).unwrap_or(0))) as u64)
+    values::size(text).ok_or_else(|| format!("{text:?} is not a size such as 512m or 2g"))
 }
 
 /// A duration as Go writes it, and days: `24h`, `1h30m`, `1.5h`, `7d`.
@@ -146,28 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn csv() {
-        let cases: &[(&str, Option<&[&str]>)] = &[
-            ("a", Some(&["a"])),
-            ("a,b", Some(&["a", "b"])),
-            ("", Some(&[""])),
-            ("a,", Some(&["a", ""])),
-            (r#""a,b",c"#, Some(&["a,b", "c"])),
-            (r#"x=1,"name=a,b""#, Some(&["x=1", "name=a,b"])),
-            (r#""a""b""#, Some(&["a\"b"])),
-            (r#""a"#, None),
-            (r#"a"b"#, None),
-            (r#""a"b"#, None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(
-                fields(text).ok().as_deref(),
-                expected
-                    .map(|f| f.iter().map(ToString::to_string).collect::<Vec<_>>())
-                    .as_deref(),
-                "{text}"
-            );
-        }
+    fn keys() {
         assert_eq!(
             pairs("Type=a,x=1=2").unwrap(),
             [("type".into(), "a".into()), ("x".into(), "1=2".to_string())]
@@ -176,36 +92,6 @@ mod tests {
         assert_eq!(key_value("a=b=c"), Ok(("a", Some("b=c"))));
         assert_eq!(key_value("a"), Ok(("a", None)));
         assert!(key_value("=b").is_err());
-    }
-
-    #[test]
-    fn sizes() {
-        let cases = [
-            ("0", Some(0)),
-            ("512", Some(512)),
-            ("32b", Some(32)),
-            ("1k", Some(1024)),
-            ("1KB", Some(1024)),
-            ("1kib", Some(1024)),
-            ("1.5m", Some(1_572_864)),
-            ("2 g", Some(2 << 30)),
-            ("1tb", Some(1 << 40)),
-            ("1p", Some(1 << 50)),
-            ("", None),
-            ("m", None),
-            ("-1", None),
-            ("1x", None),
-            ("1bb", None),
-            ("1bib", None),
-            ("1mi", None),
-            ("1.2.3", None),
-            ("1e5k", None),
-            ("1kx", None),
-            ("1 2k", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(size(text).ok(), expected, "{text}");
-        }
     }
 
     #[test]
@@ -230,12 +116,5 @@ mod tests {
                 "{text}"
             );
         }
-    }
-
-    #[test]
-    fn booleans() {
-        assert_eq!(boolean("T"), Ok(true));
-        assert_eq!(boolean("0"), Ok(false));
-        assert!(boolean("yes").is_err());
     }
 }

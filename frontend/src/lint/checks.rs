@@ -6,6 +6,7 @@ use crate::ast::{Dockerfile, Instruction};
 use crate::diag::{Code, Diagnostic};
 use crate::lint::Rule;
 use crate::span::Span;
+use crate::values;
 
 /// A set of rule names, or all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +79,7 @@ impl Checks {
                 "skip" => checks.skip = Names::read(value),
                 "experimental" => checks.experimental = Names::read(value),
                 "error" => {
-                    let value = boolean(value.trim());
+                    let value = values::boolean(value.trim());
                     checks.fail =
                         value.ok_or_else(|| format!("invalid check option {option:?}"))?;
                 }
@@ -128,14 +129,6 @@ fn comment(instruction: &Instruction) -> Option<Checks> {
 
 fn first_word(text: &str) -> &str {
     text.split(' ').next().unwrap_or_default()
-}
-
-fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::diag::{Code, Diagnostic};
 use crate::expand::ExpandError;
 use crate::plan::Sharing;
 use crate::span::Span;
-use crate::suggest;
+use crate::{suggest, values};
 
 /// `type=` of a mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -152,9 +152,7 @@ pub fn parse_mount(
 ) -> Result<MountSpec, MountError> {
     let mut spec = MountSpec::default();
     let mut readonly = None;
-    for field in csv(value)
-        .map_err(|error| MountError::new(format!("failed to parse csv mounts: {error}")))?
-    {
+    for field in fields(value, "mounts")? {
         let (key, raw) = match field.split_once('=') {
             Some((key, raw)) => (key, Some(raw)),
             None => (&*field, None),
@@ -200,7 +198,7 @@ fn set(spec: &mut MountSpec, key: &str, value: String, field: &str) -> Result<()
             spec.required = boolean(key, &value)?;
         }
         "size" if spec.kind == MountKind::Tmpfs => {
-            let bytes = size(&value)
+            let bytes = values::size(&value)
                 .ok_or_else(|| MountError::new(format!("invalid value for size: {value}")))?;
             spec.size = Some(bytes).filter(|bytes| *bytes > 0);
         }
@@ -262,9 +260,10 @@ fn check_kind(spec: &MountSpec) -> Result<(), MountError> {
 
 /// What can be checked before variables are known: that it is CSV, and that `from` needs no variable.
 pub(crate) fn check(value: &str) -> Result<(), MountError> {
-    let fields = csv(value)
-        .map_err(|error| MountError::new(format!("failed to parse csv mounts: {error}")))?;
-    for (key, value) in fields.iter().filter_map(|field| field.split_once('=')) {
+    for (key, value) in fields(value, "mounts")?
+        .iter()
+        .filter_map(|field| field.split_once('='))
+    {
         let variable = value.find('$').is_some_and(|at| at + 1 < value.len());
         if key.eq_ignore_ascii_case("from") && variable {
             let message =
@@ -281,7 +280,7 @@ pub(crate) fn check(value: &str) -> Result<(), MountError> {
 
 /// The `from` of a `--mount` value, which is known before anything is expanded.
 pub fn mount_from(value: &str) -> Option<SmolStr> {
-    let fields = csv(value).ok()?;
+    let fields = fields(value, "mounts").ok()?;
     let mut from = fields
         .iter()
         .rev()
@@ -296,9 +295,7 @@ pub(crate) fn device(value: &str) -> Result<Device, MountError> {
         name: SmolStr::default(),
         required: false,
     };
-    for field in csv(value)
-        .map_err(|error| MountError::new(format!("failed to parse csv devices: {error}")))?
-    {
+    for field in fields(value, "devices")? {
         let (key, value) = match field.split_once('=') {
             Some((key, value)) => (key.to_lowercase(), Some(value)),
             None => (field.to_lowercase(), None),
@@ -327,6 +324,18 @@ pub(crate) fn device(value: &str) -> Result<Device, MountError> {
     Ok(device)
 }
 
+/// The fields of the value of a flag, the plural of whose name is `what`.
+fn fields<'a>(value: &'a str, what: &str) -> Result<Vec<Cow<'a, str>>, MountError> {
+    let record = value
+        .strip_suffix('\n')
+        .map_or(value, |line| line.strip_suffix('\r').unwrap_or(line));
+    let fields = match record {
+        "" => Err("the value is empty".to_owned()),
+        record => values::fields(record).map_err(|error| error.to_string()),
+    };
+    fields.map_err(|error| MountError::new(format!("failed to parse csv {what}: {error}")))
+}
+
 fn named<T: Copy>(names: &[(T, &'static str)], value: &str, what: &str) -> Result<T, MountError> {
     let lower = value.to_lowercase();
     match names.iter().find(|(_, name)| *name == lower) {
@@ -343,89 +352,12 @@ fn named<T: Copy>(names: &[(T, &'static str)], value: &str, what: &str) -> Resul
 }
 
 fn boolean(key: &str, value: &str) -> Result<bool, MountError> {
-    match value {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(MountError::new(format!("invalid value for {key}: {value}"))),
-    }
+    values::boolean(value)
+        .ok_or_else(|| MountError::new(format!("invalid value for {key}: {value}")))
 }
 
 fn number(key: &str, value: &str, radix: u32) -> Result<u32, MountError> {
     let digits = value.chars().all(|ch| ch.is_digit(radix));
     let parsed = u32::from_str_radix(value, radix).ok().filter(|_| digits);
     parsed.ok_or_else(|| MountError::new(format!("invalid value {value} for {key}")))
-}
-
-/// Bytes with a binary unit: `10`, `1.5g`, `64 MiB`.
-fn size(text: &str) -> Option<u64> {
-    let last = text.rfind(|ch: char| ch.is_ascii_digit() || matches!(ch, '.' | ' '))?;
-    let (number, unit) = (
-        text[..=last].strip_suffix(' ').unwrap_or(&text[..=last]),
-        &text[last + 1..],
-    );
-    let number: f64 = number.parse().ok().filter(|number: &f64| *number >= 0.0)?;
-    let shift = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        "p" | "pb" | "pib" => 50,
-        _ => return None,
-    };
-    let bytes = number * (1_u64 << shift) as f64;
-    Some(bytes as u64)
-}
-
-/// The fields of one CSV record.
-fn csv(line: &str) -> Result<Vec<Cow<'_, str>>, String> {
-    let line = line
-        .strip_suffix('\n')
-        .map_or(line, |line| line.strip_suffix('\r').unwrap_or(line));
-    if line.is_empty() {
-        return Err("the value is empty".to_owned());
-    }
-    let mut fields = Vec::new();
-    let mut rest = line;
-    loop {
-        let (field, after) = if rest.starts_with('"') {
-            quoted(rest)?
-        } else {
-            bare_field(rest)?
-        };
-        fields.push(field);
-        match after.strip_prefix(',') {
-            Some(next) => rest = next,
-            None => return Ok(fields),
-        }
-    }
-}
-
-fn bare_field(text: &str) -> Result<(Cow<'_, str>, &str), String> {
-    let (field, after) = text.split_at(text.find(',').unwrap_or(text.len()));
-    if field.contains('"') {
-        return Err(format!("bare \" in non-quoted field {field}"));
-    }
-    Ok((field.into(), after))
-}
-
-/// `text` begins with a quote; two of them inside are one.
-fn quoted(text: &str) -> Result<(Cow<'_, str>, &str), String> {
-    let mut field = String::new();
-    let mut rest = &text[1..];
-    loop {
-        let Some((part, after)) = rest.split_once('"') else {
-            return Err("a quote is not closed".to_owned());
-        };
-        field.push_str(part);
-        rest = after;
-        if let Some(after) = rest.strip_prefix('"') {
-            field.push('"');
-            rest = after;
-        } else if rest.is_empty() || rest.starts_with(',') {
-            return Ok((field.into(), rest));
-        } else {
-            return Err("extraneous or missing \" in quoted field".to_owned());
-        }
-    }
 }
