@@ -6,6 +6,7 @@
 
 mod lexer;
 mod pattern;
+mod substitution;
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
