@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use smol_str::SmolStr;
 
+use crate::git::GitUrl;
 use crate::ignore::Ignore;
 use crate::image::{ImageConfig, ImageRef, Platform};
 use crate::lint::Warning;
@@ -148,6 +149,22 @@ pub struct Http {
     pub filename: String,
 }
 
+impl Http {
+    /// Whether a source of a copy or a context is the URL of such a file.
+    pub fn is_url(text: &str) -> bool {
+        text.starts_with("http://") || text.starts_with("https://")
+    }
+
+    /// What a `--build-context` is that names a URL.
+    pub(crate) fn named_context(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            checksum: None,
+            filename: "context".to_owned(),
+        }
+    }
+}
+
 /// See [`Op::Git`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Git {
@@ -165,6 +182,21 @@ pub struct Git {
     pub submodules: bool,
     /// Files have the time of the commit, not of the checkout.
     pub commit_time: bool,
+}
+
+impl From<GitUrl> for Git {
+    /// Where the URL leaves it open: with submodules, without `.git`, and with the time of the checkout.
+    fn from(url: GitUrl) -> Self {
+        Self {
+            remote: url.remote,
+            reference: url.reference,
+            subdir: url.subdir,
+            checksum: url.checksum,
+            keep_git_dir: url.keep_git_dir.unwrap_or(false),
+            submodules: url.submodules.unwrap_or(true),
+            commit_time: url.commit_time.unwrap_or(false),
+        }
+    }
 }
 
 /// See [`Op::Run`].

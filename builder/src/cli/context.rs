@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use lapstrake_frontend::image::{ImageRef, normalize_context_name};
+use lapstrake_frontend::plan::Http;
 
 use super::values::{Invalid, key_value};
 
@@ -72,7 +73,7 @@ pub(super) fn dockerfile(text: Option<&OsStr>) -> DockerfileArg {
     };
     match text.to_str() {
         Some("-") => DockerfileArg::Stdin,
-        Some(url) if is_http(url) => DockerfileArg::Url(url.to_owned()),
+        Some(url) if Http::is_url(url) => DockerfileArg::Url(url.to_owned()),
         _ => DockerfileArg::Path(text.into()),
     }
 }
@@ -140,13 +141,9 @@ fn oci_layout(text: &str) -> ContextSource {
     }
 }
 
-fn is_http(text: &str) -> bool {
-    text.starts_with("https://") || text.starts_with("http://")
-}
-
 /// URLs of git and http(s), `user@host:path`, and `github.com/…`.
 fn is_remote(text: &str) -> bool {
-    let scheme = is_http(text) || text.starts_with("git://") || text.starts_with("ssh://");
+    let scheme = Http::is_url(text) || text.starts_with("git://") || text.starts_with("ssh://");
     scheme || text.starts_with("github.com/") || is_scp(text)
 }
 

@@ -11,8 +11,7 @@ use lapstrake_cache::Store;
 use lapstrake_frontend::git::GitUrl;
 use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::image::ImageRef;
-use lapstrake_frontend::plan::{Git, NamedContext};
-
+use lapstrake_frontend::plan::{Git, Http, NamedContext};
 use rustix::fs::{self, Mode, OFlags};
 
 use crate::cli::{BuildOptions, ContextArg, ContextModes, ContextSource, DockerfileArg};
@@ -105,8 +104,14 @@ fn directory(store: &Store, client: &Client, options: &BuildOptions, path: &Path
     );
     let (dockerfile, name, at) = match &options.file {
         DockerfileArg::Default => {
-            let (bytes, at) = default_dockerfile(path)?;
-            (bytes, "Dockerfile".to_owned(), Some(at))
+            let name = default_name(path).with_context(|| {
+                format!(
+                    "there is no Dockerfile in {}: create one, or name another file with --file",
+                    path.display()
+                )
+            })?;
+            let at = path.join(name);
+            (read_file(path, &at)?, "Dockerfile".to_owned(), Some(at))
         }
         DockerfileArg::Path(file) => (
             read_file(path, file)?,
@@ -128,19 +133,11 @@ fn directory(store: &Store, client: &Client, options: &BuildOptions, path: &Path
     })
 }
 
-/// `Dockerfile`, or `dockerfile` where that is missing.
-fn default_dockerfile(context: &Path) -> Result<(Vec<u8>, PathBuf)> {
-    let found = ["Dockerfile", "dockerfile"]
+/// The name of the Dockerfile where no flag says it.
+fn default_name(context: &Path) -> Option<&'static str> {
+    ["Dockerfile", "dockerfile"]
         .into_iter()
-        .map(|name| context.join(name))
-        .find(|path| path.symlink_metadata().is_ok());
-    let path = found.with_context(|| {
-        format!(
-            "there is no Dockerfile in {}: create one, or name another file with --file",
-            context.display()
-        )
-    })?;
-    Ok((read_file(context, &path)?, path))
+        .find(|name| context.join(name).symlink_metadata().is_ok())
 }
 
 /// Reads a Dockerfile that lies in the context, or anywhere else where the user says so.
@@ -178,28 +175,21 @@ fn archive_or_dockerfile(
     let scratch = store.scratch()?;
     let root = scratch.path().join("context");
     std::fs::create_dir(&root)?;
-    match crate::ops::unpack_if_archive(stream, &root)? {
+    let (dockerfile, name) = match crate::ops::unpack_if_archive(stream, &root)? {
         Some(dockerfile) => {
             ensure!(
                 dockerfile.len() as u64 <= DOCKERFILE_LIMIT,
                 "it is neither an archive nor a Dockerfile"
             );
-            let context = LocalContext::unpacked(scratch, Path::new("context"), age)?;
-            Ok(Main {
-                dockerfile,
-                name: "Dockerfile".to_owned(),
-                context,
-            })
+            (dockerfile, "Dockerfile".to_owned())
         }
-        None => {
-            let (dockerfile, name) = inner_dockerfile(client, &options.file, &root)?;
-            Ok(Main {
-                dockerfile,
-                name,
-                context: LocalContext::unpacked(scratch, Path::new("context"), age)?,
-            })
-        }
-    }
+        None => inner_dockerfile(client, &options.file, &root)?,
+    };
+    Ok(Main {
+        dockerfile,
+        name,
+        context: LocalContext::unpacked(scratch, Path::new("context"), age)?,
+    })
 }
 
 /// The Dockerfile of a context that was unpacked or checked out: its path is inside that context, links and all.
@@ -210,10 +200,7 @@ fn inner_dockerfile(
 ) -> Result<(Vec<u8>, String)> {
     match file {
         DockerfileArg::Default => {
-            let found = ["Dockerfile", "dockerfile"]
-                .into_iter()
-                .find(|name| root.join(name).symlink_metadata().is_ok());
-            let name = found
+            let name = default_name(root)
                 .context("there is no Dockerfile in the context: name another file with --file")?;
             Ok((read_inside(root, Path::new(name))?, "Dockerfile".to_owned()))
         }
@@ -271,28 +258,11 @@ fn remote(
 /// The repository that a context's URL names, if it is one. Its files have the time of the commit if the URL says so, or
 /// `by_commit` where it does not say.
 fn git_source(url: &str, by_commit: bool) -> Result<Option<Git>> {
-    let Some(parsed) = GitUrl::parse(url)? else {
+    let Some(mut url) = GitUrl::parse(url)? else {
         return Ok(None);
     };
-    let GitUrl {
-        remote,
-        reference,
-        subdir,
-        checksum,
-        keep_git_dir,
-        submodules,
-        commit_time,
-        bare: _,
-    } = parsed;
-    Ok(Some(Git {
-        remote,
-        reference,
-        subdir,
-        checksum,
-        keep_git_dir: keep_git_dir.unwrap_or(false),
-        submodules: submodules.unwrap_or(true),
-        commit_time: commit_time.unwrap_or(by_commit),
-    }))
+    url.commit_time.get_or_insert(by_commit);
+    Ok(Some(url.into()))
 }
 
 fn shown(url: &str) -> String {
@@ -343,9 +313,7 @@ fn named(
         }
         ContextSource::Url(url) => match git_source(url, false)? {
             Some(git) => NamedContext::Git(git),
-            None if url.starts_with("http://") || url.starts_with("https://") => {
-                NamedContext::Http(url.clone())
-            }
+            None if Http::is_url(url) => NamedContext::Http(url.clone()),
             None => bail!("--build-context {name}: {url:?} is neither a directory nor a URL"),
         },
     })

@@ -267,7 +267,8 @@ fn is_lower_hex(b: u8) -> bool {
     matches!(b, b'0'..=b'9' | b'a'..=b'f')
 }
 
-fn check_digest(digest: &str) -> Result<(), InvalidReference> {
+/// Whether it is `algorithm:hex` of an algorithm that can be checked.
+pub(crate) fn check_digest(digest: &str) -> Result<(), InvalidReference> {
     let (algorithm, hex) = digest.split_once(':').ok_or(InvalidReference::Format)?;
     let algorithm_fits = algorithm.split(['-', '_', '+', '.']).all(|part| {
         part.starts_with(|c: char| c.is_ascii_alphabetic())
