@@ -7,7 +7,7 @@
 use smol_str::format_smolstr;
 
 use super::globals::{globals, platform_args, target_name};
-use super::{SCRATCH, context_of, is_from};
+use super::{SCRATCH, context_of, sections};
 use crate::ast::{ArgDefault, Copy, Dockerfile, From, Instruction, Kind, Source, Word};
 use crate::diag::{Code, Diagnostic};
 use crate::env::Env;
@@ -68,10 +68,7 @@ impl Inputs {
 /// file is left for [`crate::lower()`] to report.
 pub fn epoch(dockerfile: &Dockerfile, inputs: &Inputs) -> Result<Epoch, Vec<Diagnostic>> {
     let none = Ok(Epoch::At(None));
-    let instructions = &dockerfile.instructions;
-    let first = instructions.iter().position(is_from).unwrap_or_default();
-    let (head, rest) = instructions.split_at(first);
-    let chunks: Vec<&[Instruction]> = rest.chunk_by(|_, next| !is_from(next)).collect();
+    let (head, chunks) = sections(dockerfile);
     let platforms = platform_args(inputs, target_name(&chunks, inputs));
     let escape = dockerfile.directives.escape;
     let Ok((mut globals, args)) = globals(head, escape, &inputs.build_args, platforms) else {
@@ -135,11 +132,7 @@ fn of_context(context: &NamedContext) -> Epoch {
         // Files of this machine and images have no such time.
         NamedContext::Local | NamedContext::Image(_) => Epoch::At(None),
         NamedContext::Git(git) => Epoch::Of(EpochSource::Git(git.clone())),
-        NamedContext::Http(url) => Epoch::Of(EpochSource::Http(Http {
-            url: url.clone(),
-            checksum: None,
-            filename: "context".to_owned(),
-        })),
+        NamedContext::Http(url) => Epoch::Of(EpochSource::Http(Http::named_context(url))),
     }
 }
 
@@ -214,7 +207,7 @@ impl SourceStage<'_> {
                 commit_time: false,
             }));
         }
-        if url.starts_with("http://") || url.starts_with("https://") {
+        if Http::is_url(&url) {
             return Ok(EpochSource::Http(Http {
                 url,
                 checksum,
