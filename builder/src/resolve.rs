@@ -6,11 +6,10 @@ use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use lapstrake_cache::{DiffId, Digest, Store};
-use lapstrake_frontend::Answer;
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
 use lapstrake_frontend::image::{ImageConfig, ImageRef, Platform};
-use lapstrake_frontend::plan::{Inputs, Lowered, Plan, Wanted};
+use lapstrake_frontend::plan::{Answer, Inputs, Plan, Wanted};
 use lapstrake_frontend::span::Span;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -131,13 +130,8 @@ impl Resolver {
         dockerfile: &Dockerfile,
         inputs: &mut Inputs,
     ) -> Result<Plan, PlanError> {
-        let ask = |inputs: &Inputs| {
-            Ok(match lapstrake_frontend::lower(dockerfile, inputs)? {
-                Lowered::Ready(plan) => Answer::Ready(*plan),
-                Lowered::Need(wanted) => Answer::Need(wanted),
-            })
-        };
-        self.answer(inputs, ask).await
+        let ask = |inputs: &Inputs| lapstrake_frontend::lower(dockerfile, inputs);
+        self.answer(inputs, ask).await.map(|plan| *plan)
     }
 
     /// From here on no image is pinned by belief.

@@ -83,8 +83,7 @@ mod text;
 pub mod values;
 
 pub use lower::{
-    Answer, Checked, Outline, OutlineArg, OutlineMount, Target, check, lower, outline, redact,
-    targets,
+    Checked, Outline, OutlineArg, OutlineMount, Target, check, lower, outline, redact, targets,
 };
 pub use parse::{
     MountError, MountKind, MountSpec, mount_from, parse, parse_bytes, parse_mount, parse_trigger,

@@ -421,14 +421,17 @@ pub enum NamedContext {
     Http(String),
 }
 
-/// The outcome of one lowering pass.
+/// An answer that the configs of some images may be needed for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lowered {
-    /// Configs of these images are needed first: fetch them (in parallel), add them to `Inputs::images`, lower again.
+pub enum Answer<T> {
+    /// Those of these are needed first: fetch them (in parallel), add them to [`Inputs::images`], ask again.
     Need(Vec<Wanted>),
     /// Done.
-    Ready(Box<Plan>),
+    Ready(T),
 }
+
+/// The outcome of one lowering pass.
+pub type Lowered = Answer<Box<Plan>>;
 
 /// An image whose config lowering needs.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::image::{ImageRef, Platform};
-use lapstrake_frontend::plan::{CopySource, Inputs, Lowered, Mount, NamedContext, Op, OpId, Plan};
+use lapstrake_frontend::plan::{
+    Answer, CopySource, Inputs, Lowered, Mount, NamedContext, Op, OpId, Plan,
+};
 use lapstrake_frontend::span::LineIndex;
-use lapstrake_frontend::{Answer, check, lower, outline, parse};
+use lapstrake_frontend::{check, lower, outline, parse};
 use proptest::prelude::*;
 
 /// Words that mean something in some instruction.

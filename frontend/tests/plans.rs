@@ -22,11 +22,11 @@ use lapstrake_frontend::git::GitUrl;
 use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::image::{Platform, normalize_context_name};
 use lapstrake_frontend::plan::{
-    Git, Inputs, Lowered, NamedContext, Network, NoCache, Plan, Wanted,
+    Answer, Git, Inputs, Lowered, NamedContext, Network, NoCache, Plan, Wanted,
 };
 use lapstrake_frontend::span::LineIndex;
 use lapstrake_frontend::stage::{Base, StageId, Stages};
-use lapstrake_frontend::{Answer, Epoch, check, epoch, lower, outline, parse, targets};
+use lapstrake_frontend::{Epoch, check, epoch, lower, outline, parse, targets};
 use serde_json::{Value, json};
 
 fn folders(kind: &str) -> Vec<PathBuf> {

@@ -8,8 +8,8 @@ use lapstrake_frontend::glob::Glob;
 use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::image::Platform;
 use lapstrake_frontend::lint::{Scope, lint};
-use lapstrake_frontend::plan::{Inputs, Lowered, Plan};
-use lapstrake_frontend::{Answer, check, lower, outline, parse};
+use lapstrake_frontend::plan::{Answer, Inputs, Lowered, Plan};
+use lapstrake_frontend::{check, lower, outline, parse};
 
 /// Far more than any of these takes, far less than quadratic time would.
 const LIMIT: Duration = Duration::from_secs(60);

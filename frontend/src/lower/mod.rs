@@ -28,28 +28,19 @@ use crate::ast::{Dockerfile, Instruction, Kind, Word};
 use crate::diag::{Code, Diagnostic, MAX_ERRORS};
 use crate::expand::{self, ExpandError};
 use crate::lint::Warning;
-use crate::plan::{History, Inputs, Lowered, OpId, Plan, Wanted};
+use crate::plan::{Answer, History, Inputs, Lowered, OpId, Plan};
 use crate::span::Span;
 use crate::stage::{Base, Named, StageId, Stages};
 use budget::Budget;
 use graph::Graph;
-use origin::Origin;
+use origin::Taker;
 use outline::Facts;
 pub use outline::{Outline, OutlineArg, OutlineMount, Target, targets};
 pub use redact::redact;
-use resolve::{Known, Resolved, Scope};
+use resolve::{Known, Scope};
 use state::{State, set_platform};
 
 const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
-
-/// An answer for which image configs may be needed first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer<T> {
-    /// As [`Lowered::Need`].
-    Need(Vec<Wanted>),
-    /// Done.
-    Ready(T),
-}
 
 /// What [`check`] found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,12 +55,12 @@ pub struct Checked {
 pub fn lower(dockerfile: &Dockerfile, inputs: &Inputs) -> Result<Lowered, Vec<Diagnostic>> {
     let stages = Stages::new(dockerfile, inputs)?;
     let known = match resolve::resolve(&stages, Scope::Target)? {
-        Resolved::Need(wanted) => return Ok(Lowered::Need(wanted)),
-        Resolved::All(known) => known,
+        Answer::Need(wanted) => return Ok(Answer::Need(wanted)),
+        Answer::Ready(known) => known,
     };
     let mut lowering = Lowering::new(&stages, &known);
     lowering.stages();
-    lowering.finish().map(|plan| Lowered::Ready(Box::new(plan)))
+    lowering.finish().map(|plan| Answer::Ready(Box::new(plan)))
 }
 
 /// Goes through the target with all that it needs, or where no target is given through every stage, for the sake of what
@@ -83,12 +74,12 @@ pub fn check(dockerfile: &Dockerfile, inputs: &Inputs) -> Answer<Checked> {
     let whole = inputs.target.as_deref().is_none_or(str::is_empty);
     let scope = if whole { Scope::All } else { Scope::Target };
     match resolve::resolve(&stages, scope) {
-        Ok(Resolved::Need(wanted)) => Answer::Need(wanted),
+        Ok(Answer::Need(wanted)) => Answer::Need(wanted),
         Err(errors) => Answer::Ready(Checked {
             warnings: stages.warnings,
             errors,
         }),
-        Ok(Resolved::All(known)) => {
+        Ok(Answer::Ready(known)) => {
             let mut lowering = Lowering::new(&stages, &known);
             lowering.stages();
             Answer::Ready(Checked {
@@ -106,8 +97,8 @@ pub fn outline(
 ) -> Result<Answer<Outline>, Vec<Diagnostic>> {
     let stages = Stages::new(dockerfile, inputs)?;
     let known = match resolve::resolve(&stages, Scope::Target)? {
-        Resolved::Need(wanted) => return Ok(Answer::Need(wanted)),
-        Resolved::All(known) => known,
+        Answer::Need(wanted) => return Ok(Answer::Need(wanted)),
+        Answer::Ready(known) => known,
     };
     let mut lowering = Lowering::new(&stages, &known);
     lowering.stages();
@@ -116,14 +107,6 @@ pub fn outline(
     } else {
         Err(lowering.errors)
     }
-}
-
-/// Who takes from what a `--from` names.
-#[derive(Debug, Clone, Copy)]
-enum Taker<'a> {
-    Copy,
-    /// With its target.
-    Mount(&'a str),
 }
 
 /// A stage that is done.
@@ -303,67 +286,6 @@ impl<'a> Lowering<'a> {
     fn shown<'t>(&self, state: &State, text: &'t str) -> Cow<'t, str> {
         expand::word(text, self.escape, &|name| state.env.lookup(name))
             .map_or(Cow::Borrowed(text), |expanded| expanded.text)
-    }
-
-    /// The file system that a `--from` names.
-    fn source(
-        &mut self,
-        state: &mut State,
-        from: &Word,
-        taker: Taker<'_>,
-        span: Span,
-    ) -> Result<OpId, Diagnostic> {
-        let named = match taker {
-            Taker::Copy => self.stages.resolve(from)?,
-            Taker::Mount(_) => self.stages.resolve_mount(from)?,
-        };
-        match named {
-            Named::Scratch => Ok(self.graph.scratch()),
-            Named::Image(reference) => {
-                let platform = &self.inputs.target_platform;
-                let origin = Origin::of_image(self.stages, &reference, platform);
-                let config = origin
-                    .image()
-                    .and_then(|image| self.known.config(image, platform));
-                if let Some(config) = config.filter(|_| !origin.is_context()) {
-                    state.warn_of_platform(&from.value, platform, config);
-                }
-                Ok(origin.node(
-                    &mut self.graph,
-                    platform,
-                    config,
-                    (span, &state.stage),
-                    str::to_owned,
-                ))
-            }
-            Named::Stage(id) => match &self.built[id.0] {
-                Some(built) => Ok(built.fs),
-                None => Err(self.too_early(from, taker, id, state.id)),
-            },
-        }
-    }
-
-    /// A stage that is taken from before it is there.
-    fn too_early(
-        &self,
-        from: &Word,
-        taker: Taker<'_>,
-        source: StageId,
-        taking: StageId,
-    ) -> Diagnostic {
-        let name = &from.value;
-        let message = match taker {
-            Taker::Copy => format!(
-                "cannot copy from stage {name:?}, it needs to be defined before current stage {:?}",
-                self.stages.label(taking)
-            ),
-            Taker::Mount(target) => format!(
-                "cannot mount from stage {name:?} to {target:?}, stage needs to be defined before current command"
-            ),
-        };
-        let source = self.stages.label(source);
-        Diagnostic::error(Code::StageReference, from.span, message)
-            .hint(format!("move the stage {source} before this one"))
     }
 
     /// The entries of a stage after those of the stages that it stands on.

@@ -1,10 +1,13 @@
-//! Where the files of an image name or of a `--build-context` come from.
+//! Where the files of a `--from`, an image name or a `--build-context` come from.
 
 use super::graph::Graph;
+use super::{Lowering, State};
+use crate::ast::Word;
+use crate::diag::{Code, Diagnostic};
 use crate::image::{ImageConfig, ImageRef, Platform};
 use crate::plan::{Http, Image, NamedContext, Op, OpId};
 use crate::span::Span;
-use crate::stage::{SCRATCH, Stages};
+use crate::stage::{Named, SCRATCH, StageId, Stages};
 
 /// What a name leads to.
 #[derive(Debug, Clone, Copy)]
@@ -106,18 +109,80 @@ impl<'a> Origin<'a> {
                 "",
             ),
             NamedContext::Http(url) => {
-                let http = Http {
-                    url: url.clone(),
-                    checksum: None,
-                    filename: "context".to_owned(),
-                };
-                graph.source(
-                    Op::Http(http),
-                    || format!("[context {name}] {url}"),
-                    None,
-                    "",
-                )
+                let op = Op::Http(Http::named_context(url));
+                graph.source(op, || format!("[context {name}] {url}"), None, "")
             }
         }
+    }
+}
+
+/// Who takes from what a `--from` names.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Taker<'a> {
+    Copy,
+    /// With its target.
+    Mount(&'a str),
+}
+
+impl Lowering<'_> {
+    /// The file system that a `--from` names.
+    pub(super) fn source(
+        &mut self,
+        state: &mut State,
+        from: &Word,
+        taker: Taker<'_>,
+        span: Span,
+    ) -> Result<OpId, Diagnostic> {
+        let named = match taker {
+            Taker::Copy => self.stages.resolve(from)?,
+            Taker::Mount(_) => self.stages.resolve_mount(from)?,
+        };
+        match named {
+            Named::Scratch => Ok(self.graph.scratch()),
+            Named::Image(reference) => {
+                let platform = &self.inputs.target_platform;
+                let origin = Origin::of_image(self.stages, &reference, platform);
+                let config = origin
+                    .image()
+                    .and_then(|image| self.known.config(image, platform));
+                if let Some(config) = config.filter(|_| !origin.is_context()) {
+                    state.warn_of_platform(&from.value, platform, config);
+                }
+                Ok(origin.node(
+                    &mut self.graph,
+                    platform,
+                    config,
+                    (span, &state.stage),
+                    str::to_owned,
+                ))
+            }
+            Named::Stage(id) => match &self.built[id.0] {
+                Some(built) => Ok(built.fs),
+                None => Err(self.too_early(from, taker, id, state.id)),
+            },
+        }
+    }
+
+    /// A stage that is taken from before it is there.
+    fn too_early(
+        &self,
+        from: &Word,
+        taker: Taker<'_>,
+        source: StageId,
+        taking: StageId,
+    ) -> Diagnostic {
+        let name = &from.value;
+        let message = match taker {
+            Taker::Copy => format!(
+                "cannot copy from stage {name:?}, it needs to be defined before current stage {:?}",
+                self.stages.label(taking)
+            ),
+            Taker::Mount(target) => format!(
+                "cannot mount from stage {name:?} to {target:?}, stage needs to be defined before current command"
+            ),
+        };
+        let source = self.stages.label(source);
+        Diagnostic::error(Code::StageReference, from.span, message)
+            .hint(format!("move the stage {source} before this one"))
     }
 }

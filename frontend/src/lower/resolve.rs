@@ -9,7 +9,7 @@ use crate::ast::{Instruction, Kind};
 use crate::diag::{Code, Diagnostic};
 use crate::image::{ImageConfig, ImageRef, Platform};
 use crate::parse_trigger;
-use crate::plan::Wanted;
+use crate::plan::{Answer, Wanted};
 use crate::span::Span;
 use crate::stage::{Base, Named, StageId, Stages};
 use crate::suggest;
@@ -35,15 +35,6 @@ pub(super) struct Known {
     errors: Vec<Diagnostic>,
 }
 
-/// What came of resolving.
-#[derive(Debug)]
-pub(super) enum Resolved {
-    /// Everything is known.
-    All(Known),
-    /// The configs of these images are not.
-    Need(Vec<Wanted>),
-}
-
 /// Which stages are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
@@ -53,7 +44,7 @@ pub(super) enum Scope {
 }
 
 /// Finds out what is needed, or what is still missing.
-pub(super) fn resolve(stages: &Stages<'_>, scope: Scope) -> Result<Resolved, Vec<Diagnostic>> {
+pub(super) fn resolve(stages: &Stages<'_>, scope: Scope) -> Result<Answer<Known>, Vec<Diagnostic>> {
     let mut known = Known::default();
     loop {
         let reachable = match scope {
@@ -73,8 +64,8 @@ pub(super) fn resolve(stages: &Stages<'_>, scope: Scope) -> Result<Resolved, Vec
     }
     match (known.errors.is_empty(), known.wanted.is_empty()) {
         (false, _) => Err(known.errors),
-        (true, false) => Ok(Resolved::Need(known.wanted)),
-        (true, true) => Ok(Resolved::All(known)),
+        (true, false) => Ok(Answer::Need(known.wanted)),
+        (true, true) => Ok(Answer::Ready(known)),
     }
 }
 
