@@ -24,7 +24,7 @@ use crate::belief::Mistaken;
 use crate::cdi::{Devices, Given};
 use crate::cli::Allowed;
 use crate::context::LocalContext;
-use crate::engine::{self, Executor, Graph, index, merge};
+use crate::engine::{self, Executor, Graph, merge};
 use crate::epoch;
 use crate::events::Events;
 use crate::explain::{self, Asked, Notes};
@@ -259,7 +259,7 @@ async fn carry_out(
     let wanted: Vec<OpId> = plans
         .iter()
         .zip(&merged.places)
-        .map(|(plan, places)| places[index(plan.result)])
+        .map(|(plan, places)| places[plan.result.index()])
         .collect();
     let graph = Graph::new(merged.nodes.clone(), &wanted);
     let in_image = graph.layers_of(&wanted);
@@ -334,7 +334,7 @@ async fn explained(
         if let Op::Image(image) = &node.op
             && let Some(pin) = resolver.pinned(&image.reference, &image.platform).await
         {
-            images.insert(OpId(at as u32), pin.manifest.to_string());
+            images.insert(OpId::at(at), pin.manifest.to_string());
         }
     }
     let build = explain::Build {
@@ -444,7 +444,7 @@ impl Finishing {
             .transpose()?;
         let mut images = Vec::new();
         for (plan, places) in self.plans.iter().zip(&self.places) {
-            let place = |id: OpId| graph.result(places[index(id)]);
+            let place = |id: OpId| graph.result(places[id.index()]);
             images.push(assemble(
                 &outlet.store,
                 plan,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use lapstrake_frontend::plan::OpId;
 
-use crate::engine::{Task, inputs};
+use crate::engine::Task;
 use lapstrake_runtime::Stream;
 
 use crate::progress::{Event, Feed, StepId, Warning, text};
@@ -33,7 +33,7 @@ impl Events {
 
     /// An op begins.
     pub(crate) fn started(&self, task: &Task) {
-        let inputs = inputs(&task.node.op).into_iter().map(step).collect();
+        let inputs = task.node.op.inputs().into_iter().map(step).collect();
         self.feed.send(Event::Started {
             id: step(task.id),
             name: task.node.name.clone(),
@@ -44,7 +44,7 @@ impl Events {
 
     /// An op's result was in the store.
     pub(crate) fn cached(&self, task: &Task) {
-        let inputs = inputs(&task.node.op).into_iter().map(step).collect();
+        let inputs = task.node.op.inputs().into_iter().map(step).collect();
         self.feed.send(Event::Cached {
             id: step(task.id),
             name: task.node.name.clone(),

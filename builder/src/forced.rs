@@ -5,8 +5,6 @@ use std::collections::HashSet;
 use lapstrake_frontend::plan::{Node, OpId, Plan};
 use lapstrake_frontend::span::Span;
 
-use crate::engine::{index, inputs};
-
 /// What the user asked for.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Forced {
@@ -71,11 +69,9 @@ fn mark_from(plan: &mut Plan, place: Span) -> bool {
             .span
             .is_some_and(|span| span.start < place.end && place.start < span.end);
         // Inputs come before their users.
-        let depends = || inputs(&node.op).iter().any(|input| marked.contains(input));
+        let depends = || node.op.inputs().iter().any(|input| marked.contains(input));
         if on_line || depends() {
-            let id = OpId(u32::try_from(at).unwrap_or(u32::MAX));
-            debug_assert_eq!(index(id), at);
-            marked.insert(id);
+            marked.insert(OpId::at(at));
             plan.nodes[at].ignore_cache = true;
         }
     }

@@ -1,6 +1,7 @@
 //! The build graph that lowering makes: file system operations, and the image's config and history.
 
 mod dump;
+mod edges;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use lapstrake_frontend::plan::{Copy, CopySource, Mount, Node, Op, OpId, Run};
+use lapstrake_frontend::plan::{Node, Op, OpId};
 
 use super::Task;
 use crate::fs::Fs;
@@ -44,13 +44,13 @@ impl Graph {
         };
         let mut todo: VecDeque<OpId> = wanted.iter().copied().collect();
         while let Some(id) = todo.pop_front() {
-            if matches!(graph.states[index(id)], State::Unwanted) {
-                let mut inputs = inputs(&graph.nodes[index(id)].op);
+            if matches!(graph.states[id.index()], State::Unwanted) {
+                let mut inputs = graph.nodes[id.index()].op.inputs();
                 inputs.sort_unstable();
                 inputs.dedup();
                 graph.set(id, State::Waiting(inputs.len()));
                 for input in inputs {
-                    graph.users[index(input)].push(id);
+                    graph.users[input.index()].push(id);
                     todo.push_back(input);
                 }
             }
@@ -68,12 +68,12 @@ impl Graph {
         if let State::Ready = state {
             self.ready.insert((self.rank(id), id));
         }
-        self.states[index(id)] = state;
+        self.states[id.index()] = state;
     }
 
     /// Sources come first: what is at hand takes no time, and what is not takes the longest.
     fn rank(&self, id: OpId) -> u8 {
-        let op = &self.nodes[index(id)].op;
+        let op = &self.nodes[id.index()].op;
         u8::from(!matches!(op, Op::Scratch | Op::Image(_) | Op::Context(_)))
     }
 
@@ -81,8 +81,10 @@ impl Graph {
     pub(crate) fn start_next(&mut self) -> Option<Task> {
         let (_, id) = self.ready.pop_first()?;
         self.set(id, State::Running);
-        let node = self.nodes[index(id)].clone();
-        let inputs = inputs(&node.op)
+        let node = self.nodes[id.index()].clone();
+        let inputs = node
+            .op
+            .inputs()
             .into_iter()
             .filter_map(|id| Some((id, self.result(id)?.clone())))
             .collect();
@@ -102,8 +104,8 @@ impl Graph {
     /// Notes what a running op yielded and makes those ready that waited for it.
     pub(crate) fn done(&mut self, id: OpId, fs: Fs) {
         self.set(id, State::Done(fs));
-        for user in self.users[index(id)].clone() {
-            if let State::Waiting(missing) = self.states[index(user)] {
+        for user in self.users[id.index()].clone() {
+            if let State::Waiting(missing) = self.states[user.index()] {
                 self.set(user, State::Waiting(missing - 1));
             }
         }
@@ -119,13 +121,13 @@ impl Graph {
         let mut again: HashSet<OpId> = HashSet::new();
         // Inputs come before their users.
         for at in 0..self.nodes.len() {
-            let id = OpId(at as u32);
+            let id = OpId::at(at);
             let keep = match &self.states[at] {
                 State::Unwanted => true,
                 State::Done(fs) => !lost(fs),
                 _ => false,
             };
-            let mut inputs = inputs(&self.nodes[at].op);
+            let mut inputs = self.nodes[at].op.inputs();
             inputs.retain(|input| again.contains(input));
             inputs.sort_unstable();
             inputs.dedup();
@@ -140,7 +142,7 @@ impl Graph {
 
     /// What `id` yielded, once it is done.
     pub(crate) fn result(&self, id: OpId) -> Option<&Fs> {
-        match &self.states[index(id)] {
+        match &self.states[id.index()] {
             State::Done(fs) => Some(fs),
             _ => None,
         }
@@ -148,7 +150,7 @@ impl Graph {
 
     /// What all ops yielded that are done, in their order.
     pub(crate) fn results(&self) -> Vec<&Fs> {
-        let ids = (0..self.nodes.len()).map(|at| OpId(at as u32));
+        let ids = (0..self.nodes.len()).map(OpId::at);
         ids.filter_map(|id| self.result(id)).collect()
     }
 
@@ -165,12 +167,7 @@ impl Graph {
         for result in results {
             let mut next = Some(*result);
             while let Some(id) = next.filter(|id| found.insert(*id)) {
-                next = match &self.nodes[index(id)].op {
-                    Op::Run(op) => Some(op.base),
-                    Op::Copy(op) => Some(op.base),
-                    Op::MakeDir(op) => Some(op.base),
-                    Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => None,
-                };
+                next = self.node(id).op.base();
             }
         }
         found
@@ -178,52 +175,6 @@ impl Graph {
 
     /// The node of an op.
     pub(crate) fn node(&self, id: OpId) -> &Node {
-        &self.nodes[index(id)]
-    }
-}
-
-/// `id` as an index of a dense vector.
-pub(crate) fn index(id: OpId) -> usize {
-    id.0 as usize
-}
-
-/// The ops whose results `op` reads, in order of mention.
-pub(crate) fn inputs(op: &Op) -> Vec<OpId> {
-    let mut op = op.clone();
-    let mut inputs = Vec::new();
-    each_input(&mut op, &mut |id| inputs.push(*id));
-    inputs
-}
-
-/// Shows every input of `op` to `visit`, which may rename it.
-pub(crate) fn each_input(op: &mut Op, visit: &mut dyn FnMut(&mut OpId)) {
-    match op {
-        Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => {}
-        Op::MakeDir(make) => visit(&mut make.base),
-        Op::Copy(copy) => {
-            let Copy { base, sources, .. } = copy.as_mut();
-            visit(base);
-            for source in sources {
-                if let CopySource::Path { from, .. } = source {
-                    visit(from);
-                }
-            }
-        }
-        Op::Run(run) => {
-            let Run { base, mounts, .. } = run.as_mut();
-            visit(base);
-            for mount in mounts {
-                match mount {
-                    Mount::Bind { from, .. }
-                    | Mount::Cache {
-                        from: Some(from), ..
-                    } => visit(from),
-                    Mount::Cache { from: None, .. }
-                    | Mount::Tmpfs { .. }
-                    | Mount::Secret { .. }
-                    | Mount::Ssh { .. } => {}
-                }
-            }
-        }
+        &self.nodes[id.index()]
     }
 }

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 
 use lapstrake_frontend::plan::{Node, Op, OpId, Plan};
 
-use super::graph::each_input;
-
 /// The nodes of all plans, and for each plan where its ops went.
 pub(crate) struct Merged {
     pub(crate) nodes: Vec<Node>,
@@ -24,8 +22,8 @@ pub(crate) fn merge(plans: &[Plan]) -> Merged {
         for node in &plan.nodes {
             let mut node = node.clone();
             // Inputs come before users, so every input has its place already.
-            each_input(&mut node.op, &mut |id| *id = places[super::index(*id)]);
-            let next = OpId(merged.nodes.len() as u32);
+            node.op.each_input(|id| *id = places[id.index()]);
+            let next = OpId::at(merged.nodes.len());
             let place = *known
                 .entry((node.op.clone(), node.ignore_cache))
                 .or_insert(next);

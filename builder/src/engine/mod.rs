@@ -18,7 +18,7 @@ use lapstrake_frontend::plan::{Node, OpId};
 use lapstrake_runtime::Cancel;
 use tokio::runtime::Handle;
 
-pub(crate) use graph::{Graph, index, inputs};
+pub(crate) use graph::Graph;
 pub(crate) use merge::merge;
 
 use crate::belief::Mistaken;

@@ -6,8 +6,7 @@ use lapstrake_cache::{Content, Part, Store};
 use lapstrake_frontend::plan::{Node, OpId};
 
 use super::listing::{self, Difference};
-use super::{Outcome, Step, base_of, patterns};
-use crate::engine::index;
+use super::{Outcome, Step, patterns};
 
 /// So many changed files are named.
 const NAMED: usize = 8;
@@ -79,7 +78,7 @@ impl Context<'_> {
         if matches!(new.outcome, Some(Outcome::Hit)) {
             return Vec::new();
         }
-        if self.nodes[index(self.places[at])].ignore_cache {
+        if self.nodes[self.places[at].index()].ignore_cache {
             return vec!["the cache was not to be used".to_owned()];
         }
         if self.expired.contains(&self.places[at]) {
@@ -122,7 +121,7 @@ impl Context<'_> {
 
     /// What the step stands on is another thing: the first step or image below it that changed says why.
     fn base_change(&self, at: usize) -> String {
-        let mut id = base_of(&self.nodes[index(self.places[at])].op);
+        let mut id = self.nodes[self.places[at].index()].op.base();
         while let Some(base) = id {
             if let Some(step) = self.places.iter().position(|place| *place == base) {
                 let new = &self.steps[step];
@@ -135,13 +134,13 @@ impl Context<'_> {
                     return format!("it stands on {}, which changed", new.name);
                 }
             }
-            id = base_of(&self.nodes[index(base)].op);
+            id = self.nodes[base.index()].op.base();
         }
         "what it stands on changed".to_owned()
     }
 
     fn files(&self, at: usize, old: &Step, new: &Step) -> String {
-        let what = patterns(&self.nodes[index(self.places[at])].op).join(" ");
+        let what = patterns(&self.nodes[self.places[at].index()].op).join(" ");
         match self.differences(old.selection, new.selection) {
             Some(differences) => describe(&differences),
             None => format!("what {what} selects changed"),

@@ -216,7 +216,7 @@ impl Build<'_> {
         let mut counts: HashMap<(String, String), usize> = HashMap::new();
         let (mut places, mut steps) = (Vec::new(), Vec::new());
         for (at, node) in self.nodes.iter().enumerate() {
-            let id = OpId(u32::try_from(at).unwrap_or(u32::MAX));
+            let id = OpId::at(at);
             let Some((note, mut parts)) = self.parts_of(id, node, &notes) else {
                 continue;
             };
@@ -292,16 +292,6 @@ fn platform_of(node: &Node) -> Option<&str> {
     let (head, _) = node.name.strip_prefix('[')?.split_once(']')?;
     let (platform, _) = head.split_once(' ')?;
     (platform.contains('/') && !platform.starts_with(char::is_numeric)).then_some(platform)
-}
-
-/// The op that a step stands on.
-fn base_of(op: &Op) -> Option<OpId> {
-    match op {
-        Op::Run(run) => Some(run.base),
-        Op::Copy(copy) => Some(copy.base),
-        Op::MakeDir(make) => Some(make.base),
-        Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => None,
-    }
 }
 
 /// The patterns of a copy, for people.

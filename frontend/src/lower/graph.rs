@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::plan::{Context, CopySource, History, Mount, Node, Op, OpId};
+use crate::plan::{Context, History, Node, Op, OpId};
 use crate::span::Span;
 
 /// Nodes in the order of their making, so that inputs come before their users.
@@ -15,7 +15,7 @@ pub(super) struct Graph {
 
 impl Graph {
     pub(super) fn add(&mut self, node: Node) -> OpId {
-        let id = OpId(u32::try_from(self.nodes.len()).unwrap_or(u32::MAX));
+        let id = OpId::at(self.nodes.len());
         self.nodes.push(node);
         id
     }
@@ -44,7 +44,7 @@ impl Graph {
 
     /// True for the empty file system.
     pub(super) fn is_scratch(&self, id: OpId) -> bool {
-        matches!(self.nodes.get(index(id)), Some(node) if node.op == Op::Scratch)
+        matches!(self.nodes.get(id.index()), Some(node) if node.op == Op::Scratch)
     }
 
     pub(super) fn scratch(&mut self) -> OpId {
@@ -66,11 +66,11 @@ impl Graph {
     /// Keeps what `result` needs, and renumbers. History entries follow.
     pub(super) fn prune(mut self, result: OpId, history: &mut [History]) -> (Vec<Node>, OpId) {
         let mut wanted = vec![false; self.nodes.len()];
-        wanted[index(result)] = true;
-        for at in (0..=index(result)).rev() {
+        wanted[result.index()] = true;
+        for at in (0..=result.index()).rev() {
             if wanted[at] {
                 let op = &mut self.nodes[at].op;
-                each_input(op, |input| wanted[index(*input)] = true);
+                op.each_input(|input| wanted[input.index()] = true);
             }
         }
         let mut next = 0;
@@ -89,44 +89,14 @@ impl Graph {
             .filter(|(_, wanted)| **wanted);
         let nodes = kept
             .map(|(mut node, _)| {
-                each_input(&mut node.op, |input| *input = renumbered[index(*input)]);
+                node.op
+                    .each_input(|input| *input = renumbered[input.index()]);
                 node
             })
             .collect();
         for layer in history.iter_mut().filter_map(|entry| entry.layer.as_mut()) {
-            *layer = renumbered[index(*layer)];
+            *layer = renumbered[layer.index()];
         }
-        (nodes, renumbered[index(result)])
-    }
-}
-
-fn index(id: OpId) -> usize {
-    id.0 as usize
-}
-
-/// The nodes that an op reads.
-fn each_input(op: &mut Op, mut visit: impl FnMut(&mut OpId)) {
-    match op {
-        Op::Scratch | Op::Image(_) | Op::Context(_) | Op::Http(_) | Op::Git(_) => {}
-        Op::MakeDir(dir) => visit(&mut dir.base),
-        Op::Run(run) => {
-            visit(&mut run.base);
-            for mount in &mut run.mounts {
-                match mount {
-                    Mount::Bind { from, .. } => visit(from),
-                    Mount::Cache { from, .. } => from.iter_mut().for_each(&mut visit),
-                    Mount::Tmpfs { .. } | Mount::Secret { .. } | Mount::Ssh { .. } => {}
-                }
-            }
-        }
-        Op::Copy(copy) => {
-            visit(&mut copy.base);
-            for source in &mut copy.sources {
-                match source {
-                    CopySource::Path { from, .. } => visit(from),
-                    CopySource::Inline { .. } => {}
-                }
-            }
-        }
+        (nodes, renumbered[result.index()])
     }
 }
