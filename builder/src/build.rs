@@ -11,7 +11,6 @@ use anyhow::{Result, anyhow};
 use lapstrake_cache::Store;
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
-use lapstrake_frontend::image::Platform;
 use lapstrake_frontend::lint::{Scope, Warning, lint};
 use lapstrake_frontend::plan::{Entitlement, Inputs, Node, Op, OpId, Plan};
 use lapstrake_frontend::span::Span;
@@ -466,18 +465,4 @@ impl Finishing {
         }
         Ok(Built { images, emitted })
     }
-}
-
-/// The platform of this machine.
-pub(crate) fn local_platform() -> Platform {
-    let architecture = match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        "x86" => "386",
-        "powerpc64" => "ppc64le",
-        "loongarch64" => "loong64",
-        other => other,
-    };
-    let variant = (architecture == "arm").then_some("v7");
-    Platform::new("linux", architecture, variant)
 }

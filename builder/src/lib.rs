@@ -28,6 +28,7 @@ mod forced;
 mod fs;
 mod ids;
 mod key_agent;
+mod machine;
 pub mod oci;
 mod ops;
 mod pack;

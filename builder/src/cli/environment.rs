@@ -7,6 +7,8 @@ use std::path::Path;
 
 use lapstrake_frontend::image::Platform;
 
+use crate::machine;
+
 /// The surroundings of the process. Options are worked out from this and the arguments alone.
 #[derive(Debug, Clone)]
 pub struct Environment {
@@ -25,7 +27,7 @@ impl Environment {
     pub fn of_process() -> Self {
         Self {
             variables: std::env::vars_os().collect(),
-            platform: local_platform(),
+            platform: machine::platform(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             is_dir: Path::is_dir,
@@ -63,15 +65,4 @@ impl Environment {
     pub(super) fn is_dir(&self, path: &Path) -> bool {
         (self.is_dir)(path)
     }
-}
-
-fn local_platform() -> Platform {
-    let architecture = match std::env::consts::ARCH {
-        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
-        "powerpc64" => "ppc64",
-        "loongarch64" => "loong64",
-        "x86" => "386",
-        other => other,
-    };
-    Platform::new(std::env::consts::OS, architecture, None).normalized()
 }

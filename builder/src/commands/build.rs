@@ -252,7 +252,7 @@ fn warner(events: &Events, source: Option<&Source>) -> Box<dyn Fn(&lint::Warning
 
 /// What each platform is planned with.
 pub(super) fn inputs(options: &BuildOptions, input: &Input) -> Vec<Inputs> {
-    let local = crate::build::local_platform();
+    let local = crate::machine::platform();
     let implicit = options.platforms.is_empty();
     let platforms = if implicit {
         vec![local.clone()]
@@ -325,7 +325,7 @@ fn request(
             project,
             target: options.target.clone().unwrap_or_default(),
             platform: match options.platforms.as_slice() {
-                [] => crate::build::local_platform().to_string(),
+                [] => crate::machine::platform().to_string(),
                 [platform] => platform.to_string(),
                 _ => String::new(),
             },

@@ -66,7 +66,7 @@ pub(super) fn pull(surroundings: &Surroundings, options: &PullOptions) -> Result
     let platform = options
         .platform
         .clone()
-        .unwrap_or_else(crate::build::local_platform);
+        .unwrap_or_else(crate::machine::platform);
     let image = options.image.clone();
     let digest = with_outlet(surroundings, &store, options.progress, move |outlet| {
         let Outlet {

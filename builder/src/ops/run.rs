@@ -11,10 +11,10 @@ use lapstrake_runtime::{Access, Exit, Mount, MountKind, Process, Root, RunSpec, 
 use super::agent::Agent;
 use super::copy::{Found, MountSource};
 use super::{Ops, key_of};
-use crate::build::local_platform;
 use crate::engine::Task;
 use crate::fs::Chain;
 use crate::ids;
+use crate::machine;
 use crate::travel;
 
 /// The status of a program that is there but cannot be executed, as shells have it.
@@ -149,7 +149,7 @@ fn check(exit: Exit, run: &Run) -> Result<()> {
         Exit::Code(0) => return Ok(()),
         // The program could not be started: most often because it is for another machine.
         Exit::Code(NOT_EXECUTABLE)
-            if run.platform.architecture != local_platform().architecture =>
+            if run.platform.architecture != machine::platform().architecture =>
         {
             format!(
                 "it cannot run here: for {} register an emulator with binfmt_misc, for example by installing qemu-user-static",
