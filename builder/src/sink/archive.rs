@@ -7,17 +7,17 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use lapstrake_frontend::image::ImageRef;
-use serde::Serialize;
 
 use super::tarball::Tarball;
 use super::{Format, Outlet, Target, bring, pack_all, top, write_whole};
 use crate::assemble::Image;
 use crate::events::Step;
+use crate::oci::layout::{
+    CONTAINERD_NAME, DockerImage, OCI_LAYOUT, REF_NAME, blob_path, docker_json,
+};
 use crate::oci::{Descriptor, Index, media};
 use crate::pack::{Blob, Packed, Packing, open};
 use crate::time;
-
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Everything that an archive holds, in order.
 struct Contents<'a> {
@@ -54,7 +54,7 @@ pub(super) fn emit(
         bring(outlet, step, blob)?;
     }
     let mut files = vec![
-        ("oci-layout", LAYOUT.to_vec()),
+        ("oci-layout", OCI_LAYOUT.to_vec()),
         (
             "index.json",
             top_index(&descriptor, names, images).to_bytes(),
@@ -89,11 +89,9 @@ fn top_index(descriptor: &Descriptor, names: &[ImageRef], images: &[Image]) -> I
         let mut entry = descriptor.clone();
         entry
             .annotations
-            .insert("io.containerd.image.name".into(), name.canonical());
+            .insert(CONTAINERD_NAME.into(), name.canonical());
         let tag = name.tag.clone().unwrap_or_else(|| "latest".into());
-        entry
-            .annotations
-            .insert("org.opencontainers.image.ref.name".into(), tag);
+        entry.annotations.insert(REF_NAME.into(), tag);
         entries.push(entry);
     }
     if entries.is_empty() {
@@ -102,27 +100,16 @@ fn top_index(descriptor: &Descriptor, names: &[ImageRef], images: &[Image]) -> I
     Index::new(media::OCI_INDEX, entries)
 }
 
-/// What `docker load` reads: paths inside the archive.
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct DockerManifest {
-    config: String,
-    repo_tags: Vec<String>,
-    layers: Vec<String>,
-}
-
+/// What `docker load` reads.
 fn docker_manifest(packed: &[Packed], names: &[ImageRef]) -> Result<Vec<u8>> {
     let image = packed.first().context("there is no image to export")?;
-    let manifest = DockerManifest {
-        config: blob_path(&image.config),
+    let place = |blob: &Blob| blob_path(&blob.descriptor.digest);
+    let image = DockerImage {
+        config: place(&image.config),
         repo_tags: names.iter().map(ToString::to_string).collect(),
-        layers: image.layers.iter().map(blob_path).collect(),
+        layers: image.layers.iter().map(place).collect(),
     };
-    Ok(serde_json::to_vec(&[manifest])?)
-}
-
-fn blob_path(blob: &Blob) -> String {
-    format!("blobs/sha256/{}", blob.descriptor.digest.hex())
+    Ok(docker_json(&[image]))
 }
 
 /// Hands the archive to `docker load`.
@@ -152,7 +139,11 @@ fn write_tar(outlet: &Outlet, out: &mut dyn Write, contents: &Contents) -> Resul
     tar.directory("blobs/sha256/")?;
     for blob in &contents.blobs {
         let mut content = open(&outlet.store, blob)?;
-        tar.file(&blob_path(blob), blob.descriptor.size, &mut content)?;
+        tar.file(
+            &blob_path(&blob.descriptor.digest),
+            blob.descriptor.size,
+            &mut content,
+        )?;
     }
     for (name, bytes) in &contents.files {
         tar.file(name, bytes.len() as u64, &mut &bytes[..])?;
@@ -174,9 +165,9 @@ fn write_directory(outlet: &Outlet, step: &Step, path: &Path, contents: &Content
 
 /// Writes a blob into the layout directory `path`, unless it is there.
 pub(crate) fn write_blob(outlet: &Outlet, step: &Step, path: &Path, blob: &Blob) -> Result<()> {
-    let blobs = path.join("blobs/sha256");
-    std::fs::create_dir_all(&blobs).with_context(|| format!("create {}", blobs.display()))?;
-    let target = blobs.join(blob.descriptor.digest.hex());
+    let target = path.join(blob_path(&blob.descriptor.digest));
+    let blobs = target.parent().unwrap_or(path);
+    std::fs::create_dir_all(blobs).with_context(|| format!("create {}", blobs.display()))?;
     if std::fs::metadata(&target).is_ok_and(|found| found.len() == blob.descriptor.size) {
         return Ok(());
     }
