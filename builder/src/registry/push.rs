@@ -135,14 +135,14 @@ impl Client {
             let query = format!("?mount={digest}&from={from}");
             match self.post(endpoint, repository, &query, Some(from)).await {
                 Ok(response) if response.status() == StatusCode::CREATED => return Ok(None),
-                Ok(response) => return session(&response, None).map(Some),
+                Ok(response) => return session(&response).map(Some),
                 // Not allowed to read there: then it is sent.
                 Err(error) if error.is_denied() || error.is_not_found() => {}
                 Err(error) => return Err(error),
             }
         }
         let response = self.post(endpoint, repository, "", None).await?;
-        session(&response, None).map(Some)
+        session(&response).map(Some)
     }
 
     async fn post(
@@ -317,11 +317,10 @@ fn judged(error: Error) -> Error {
     }
 }
 
-fn session(response: &Response, offset: Option<u64>) -> Result<Session> {
-    Ok(Session {
-        url: next(response)?,
-        offset: offset.unwrap_or_default(),
-    })
+/// The upload that the registry has begun.
+fn session(response: &Response) -> Result<Session> {
+    let url = next(response)?;
+    Ok(Session { url, offset: 0 })
 }
 
 /// Where the registry wants the next request of an upload.
