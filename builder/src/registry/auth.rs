@@ -7,8 +7,7 @@
 //! The address of the token service ("realm") is chosen by the registry, so [`judge`] decides what it may get.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -19,9 +18,10 @@ use serde::Deserialize;
 
 use super::challenge::{self, Challenge};
 use super::client::Client;
-use super::config::is_loopback;
+use super::config::{is_loopback, literal};
 use super::credentials::{Credential, Secret};
 use super::error::{Error, Result, Retry, redacted};
+use super::lock;
 use super::tls::is_private;
 
 /// The largest answer of a token service.
@@ -279,14 +279,6 @@ fn judge(realm: &Url, registry: &Url) -> std::result::Result<Verdict, &'static s
     })
 }
 
-fn literal(url: &Url) -> Option<IpAddr> {
-    url.host_str()?
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()
-}
-
 /// Whether the registry itself is on this machine or inside our network. Unknown names count as outside.
 async fn is_inside(registry: &Url) -> bool {
     if let Some(address) = literal(registry) {
@@ -385,10 +377,6 @@ fn header(scheme: &str, value: &str) -> Result<HeaderValue> {
         .map_err(|_| Error::plain("credentials have characters that a request cannot carry"))?;
     header.set_sensitive(true);
     Ok(header)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

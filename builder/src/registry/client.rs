@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lapstrake_frontend::image::ImageRef;
@@ -16,6 +16,7 @@ use reqwest::{Method, Response, StatusCode, Url};
 use super::auth::{Known, Purpose};
 use super::config::{Config, Endpoint, Scheme};
 use super::error::{Error, Result, Retry};
+use super::lock;
 use super::tls::Connections;
 use super::upload::{Body, Moved};
 
@@ -445,10 +446,6 @@ pub(super) fn checked(image: &ImageRef) -> Result<&str> {
             "{repository:?} is not the name of an image"
         ))),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -282,14 +282,19 @@ impl Endpoint {
 
 /// Whether the host is this machine. `localhost` counts without a look-up, as it does for Docker.
 pub(super) fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host
-        .trim_start_matches('[')
+    match literal(url) {
+        Some(address) => address.to_canonical().is_loopback(),
+        None => url.host_str() == Some("localhost"),
+    }
+}
+
+/// The host, where it is an address and no name.
+pub(super) fn literal(url: &Url) -> Option<IpAddr> {
+    let host = url.host_str()?;
+    host.trim_start_matches('[')
         .trim_end_matches(']')
-        .parse::<IpAddr>();
-    address.map_or(host == "localhost", |address| {
-        address.to_canonical().is_loopback()
-    })
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

@@ -40,3 +40,10 @@ pub use push::{Pushed, Source};
 pub use store::{fetch_config, fetch_manifest, fetch_manifest_by_digest, pull_blob};
 pub(crate) use upload::stretch;
 pub use upload::{Meter, Open};
+
+/// What a panic left behind is whole: values are put in and taken out, never half changed.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
