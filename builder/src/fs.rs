@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
 use lapstrake_cache::{Content, DiffId, Encoder, Hasher, Key, Layer};
 use lapstrake_frontend::image::ImageRef;
 
@@ -79,6 +80,18 @@ pub(crate) struct PulledLayer {
     pub(crate) descriptor: Descriptor,
     /// Where the blob can be had.
     pub(crate) origin: Origin,
+}
+
+impl PulledLayer {
+    /// `diff_id` is text of the image's config.
+    pub(crate) fn new(diff_id: &str, descriptor: &Descriptor, origin: &Origin) -> Result<Self> {
+        let diff_id = diff_id.parse();
+        Ok(Self {
+            diff_id: DiffId(diff_id.context("read a diff id of the image's config")?),
+            descriptor: descriptor.clone(),
+            origin: origin.clone(),
+        })
+    }
 }
 
 /// Where the blobs of an image are.

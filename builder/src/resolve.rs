@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use lapstrake_cache::{DiffId, Digest, Store};
+use lapstrake_cache::{Digest, Store};
 use lapstrake_frontend::ast::Dockerfile;
 use lapstrake_frontend::diag::Diagnostic;
 use lapstrake_frontend::image::{ImageConfig, ImageRef, Platform};
@@ -426,16 +426,7 @@ fn chain(config: &[u8], manifest: &Manifest, origin: &Origin) -> Result<Chain> {
             "the image has a layer of type {:?}, which is not a file system layer",
             descriptor.media_type
         );
-        let diff_id = DiffId(
-            diff_id
-                .parse()
-                .context("read a diff id of the image's config")?,
-        );
-        let pulled = PulledLayer {
-            diff_id,
-            descriptor: descriptor.clone(),
-            origin: origin.clone(),
-        };
+        let pulled = PulledLayer::new(diff_id, descriptor, origin)?;
         chain.layers.push(ChainLayer::Pulled(Arc::new(pulled)));
     }
     Ok(chain)

@@ -58,16 +58,7 @@ impl StoredImage {
             .iter()
             .zip(&self.manifest.layers)
         {
-            let diff_id = DiffId(
-                diff_id
-                    .parse()
-                    .context("read a diff id of the image's config")?,
-            );
-            let pulled = PulledLayer {
-                diff_id,
-                descriptor: descriptor.clone(),
-                origin: Origin::Store,
-            };
+            let pulled = PulledLayer::new(diff_id, descriptor, &Origin::Store)?;
             layers.layers.push(ChainLayer::Pulled(Arc::new(pulled)));
         }
         Ok(Image {
