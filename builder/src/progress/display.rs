@@ -219,7 +219,7 @@ impl Shown {
                 self.logs.remove(id);
             }
             Event::Warning(warning) => self.summary.warnings.push(warning.clone()),
-            Event::Planned { .. } | Event::Status { .. } | Event::Message { .. } => {}
+            Event::Status { .. } | Event::Message { .. } => {}
         }
         self.progress.event(&event);
     }

@@ -119,7 +119,7 @@ impl<W: Write> Json<W> {
     fn status_of(&mut self, event: &Event) -> Option<SolveStatus> {
         let mut status = SolveStatus::default();
         match event {
-            Event::Planned { .. } | Event::Message { .. } => return None,
+            Event::Message { .. } => return None,
             Event::Started {
                 id,
                 name,
@@ -341,7 +341,6 @@ mod tests {
         let at = Duration::from_millis;
         let one = StepId(1);
         let seen = lines(&[
-            Event::Planned { steps: 2 },
             Event::Cached {
                 id: StepId(0),
                 name: "FROM a".into(),

@@ -46,11 +46,6 @@ pub struct StepId(pub u32);
 /// after its end are dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// How many steps the build has, as far as is known. May come again with a larger number.
-    Planned {
-        /// Steps in all.
-        steps: u32,
-    },
     /// A step begins to work.
     Started {
         /// Which.

@@ -323,7 +323,6 @@ impl Step {
 impl<W: Write + Send> Progress for Plain<W> {
     fn event(&mut self, event: &Event) {
         match event {
-            Event::Planned { .. } => {}
             Event::Started { id, name, at, .. } => {
                 self.start(*id, name, *at);
                 self.schedule(*at);

@@ -65,7 +65,7 @@ pub(super) fn compose(
 }
 
 fn heading(trace: &Trace, now: Duration, columns: usize, last: bool) -> Row {
-    let (ended, total) = (trace.ended(), trace.total());
+    let (ended, total) = (trace.ended(), trace.steps.len());
     let finished = if last && ended == total && total > 0 {
         " FINISHED"
     } else {

@@ -204,7 +204,6 @@ fn status(item: &str, current: u64, done: bool, millis: u64) -> Event {
 #[test]
 fn a_build() {
     let mut space = space(60, 24, Colors::default());
-    space.events(&[Event::Planned { steps: 4 }]);
     space.events(&[Event::Cached {
         id: StepId(0),
         name: "[build 1/3] FROM rust".into(),
@@ -220,7 +219,7 @@ fn a_build() {
         output(2, "cc a.c\ncc b.c\nlink"),
     ]);
     let expected = "\
-[+] Building 1.2s (1/4)
+[+] Building 1.2s (1/3)
  => CACHED [build 1/3] FROM rust                       0.0s
  => [stage-1 1/2] FROM alpine                          1.2s
  => => sha256:4abc 1.05MB / 3.40MB                     1.1s
@@ -242,7 +241,7 @@ fn a_build() {
         at: at(2_005),
     }]);
     let expected = "\
-[+] Building 2.1s (3/4)
+[+] Building 2.1s (3/3) FINISHED
  => CACHED [build 1/3] FROM rust                       0.0s
  => [stage-1 1/2] FROM alpine                          1.3s
  => => sha256:4abc 3.40MB / 3.40MB                     1.2s

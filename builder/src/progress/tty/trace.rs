@@ -15,7 +15,6 @@ const KEPT: usize = 1024;
 pub(super) struct Trace {
     pub(super) steps: Vec<Step>,
     by_id: HashMap<StepId, usize>,
-    planned: usize,
     log_lines: usize,
 }
 
@@ -63,11 +62,6 @@ impl Trace {
         }
     }
 
-    /// Steps in all, as far as is known.
-    pub(super) fn total(&self) -> usize {
-        self.planned.max(self.steps.len())
-    }
-
     pub(super) fn ended(&self) -> usize {
         self.steps
             .iter()
@@ -88,7 +82,6 @@ impl Trace {
 
     pub(super) fn event(&mut self, event: &Event) {
         match event {
-            Event::Planned { steps } => self.planned = self.planned.max(*steps as usize),
             Event::Started { id, name, at, .. } => self.start(*id, name, *at),
             Event::Cached { id, name, at, .. } => {
                 self.start(*id, name, *at);
