@@ -3,49 +3,24 @@
 //! It sees no password in its arguments, which everyone on the machine could read, and which it would write into
 //! configurations and logs: credentials reach it through its environment.
 
-use std::ffi::OsString;
-use std::io::Read;
+mod credentials;
+mod program;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use base64::Engine;
 use lapstrake_cache::{Layer, Scratch};
 use lapstrake_frontend::plan::Git;
-use lapstrake_runtime::{Cancel, NOT_FOUND, guarded};
-use reqwest::Url;
 
 use super::{Job, Ops, describe, key};
 use crate::engine::{Prepared, Task};
 use crate::fs::Chain;
-use crate::secrets::Secrets;
 use crate::time;
 use crate::web::redacted;
+use credentials::address;
+use program::git;
 
-/// The most that is read of what git prints: a listing of a million references is smaller.
-const LISTING: u64 = 128 << 20;
-
-/// How often a running git is looked at.
-const TICK: Duration = Duration::from_millis(5);
-
-/// What git is run with.
-pub(crate) struct Access<'a> {
-    pub(crate) secrets: &'a Secrets,
-    pub(crate) cancel: &'a Cancel,
-    /// How long a server may be silent.
-    pub(crate) patience: Duration,
-}
-
-impl<'a> Access<'a> {
-    fn of(ops: &'a Ops) -> Self {
-        Self {
-            secrets: &ops.secrets,
-            cancel: &ops.cancel,
-            patience: ops.client.time_limits().stall,
-        }
-    }
-}
+pub(crate) use program::Access;
 
 /// The commit that a reference names now.
 pub(crate) struct Checkout {
@@ -56,8 +31,7 @@ pub(crate) struct Checkout {
 
 /// Finds the commit that `op` names: that, not the name, is the key.
 pub(super) fn prepare(ops: &Ops, task: &Task, op: &Git) -> Result<Prepared<Job>> {
-    let checkout = resolve(&Access::of(ops), op)
-        .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
+    let checkout = resolve(&Access::of(ops), op)?;
     let note = describe("git", &(), &(), |encoder, ()| {
         key::git(encoder, op, &checkout.commit, &checkout.reference);
     });
@@ -81,8 +55,7 @@ pub(super) fn run(ops: &Ops, op: &Git, job: &Checkout) -> Result<Layer> {
 
 /// The time of the commit that `op` names.
 pub(crate) fn time(access: &Access<'_>, op: &Git, scratch: &Scratch) -> Result<i64> {
-    let job = resolve(access, op)
-        .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
+    let job = resolve(access, op)?;
     fetch(access, op, &job, scratch)
         .and_then(|repository| commit_time(access, op, &job, &repository))
         .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))
@@ -91,23 +64,23 @@ pub(crate) fn time(access: &Access<'_>, op: &Git, scratch: &Scratch) -> Result<i
 /// A main context that is a git repository, checked out into `scratch`; gives back the directory that is the context, and
 /// the time of the commit.
 pub(crate) fn context(access: &Access<'_>, op: &Git, scratch: &Scratch) -> Result<(PathBuf, i64)> {
-    let job = resolve(access, op)
-        .with_context(|| format!("read git repository {}", redacted(&op.remote)))?;
+    let job = resolve(access, op)?;
     check_out(access, op, &job, scratch)
         .with_context(|| format!("fetch git repository {}", redacted(&op.remote)))
 }
 
 /// Finds the commit, which must be the one that a checksum tells.
 fn resolve(access: &Access<'_>, op: &Git) -> Result<Checkout> {
-    let checkout = find(access, op)?;
-    if let Some(wanted) = &op.checksum {
+    let checked = find(access, op).and_then(|checkout| {
+        let commit = &checkout.commit;
+        let wanted = op.checksum.as_deref().unwrap_or_default();
         ensure!(
-            checkout.commit.starts_with(wanted.as_str()),
-            "the commit is {}, not {wanted} as --checksum says",
-            checkout.commit
+            commit.starts_with(wanted),
+            "the commit is {commit}, not {wanted} as --checksum says"
         );
-    }
-    Ok(checkout)
+        Ok(checkout)
+    });
+    checked.with_context(|| format!("read git repository {}", redacted(&op.remote)))
 }
 
 fn find(access: &Access<'_>, op: &Git) -> Result<Checkout> {
@@ -252,276 +225,4 @@ fn subdirectory(repository: &Path, subdir: &str) -> Result<PathBuf> {
         "{subdir:?} is not a directory of the repository"
     );
     Ok(path)
-}
-
-/// Runs git without the user's configuration, hooks, prompts or unusual protocols.
-fn git(access: &Access<'_>, op: &Git, folder: Option<&Path>, args: &[&str]) -> Result<String> {
-    let mut command = guarded("git");
-    let seconds = access.patience.as_secs().max(1);
-    let slowest = format!("http.lowSpeedTime={seconds}");
-    let settings = [
-        "protocol.allow=never",
-        "protocol.https.allow=always",
-        "protocol.http.allow=always",
-        "protocol.ssh.allow=always",
-        "protocol.git.allow=always",
-        "core.hooksPath=/dev/null",
-        "core.symlinks=true",
-        "advice.detachedHead=false",
-        "core.fsmonitor=false",
-        // It would hold the time, and the names of the user and of this machine.
-        "core.logAllRefUpdates=false",
-        "submodule.fetchJobs=1",
-        // Nothing stays at work in the background.
-        "gc.auto=0",
-        "maintenance.auto=false",
-        "http.lowSpeedLimit=1",
-        &slowest,
-    ];
-    command.args(settings.iter().flat_map(|setting| ["-c", setting]));
-    command.args(args).env_clear();
-    for name in [
-        "PATH",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "HTTPS_PROXY",
-        "https_proxy",
-        "HTTP_PROXY",
-        "http_proxy",
-        "NO_PROXY",
-        "no_proxy",
-    ] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.envs([
-        ("GIT_CONFIG_NOSYSTEM", "1"),
-        ("GIT_CONFIG_GLOBAL", "/dev/null"),
-        ("GIT_TERMINAL_PROMPT", "0"),
-        ("HOME", "/nonexistent"),
-        ("LC_ALL", "C"),
-        // Asked for a password that was not given, it gives none.
-        ("GIT_ASKPASS", "true"),
-    ]);
-    command.env(
-        "GIT_SSH_COMMAND",
-        format!(
-            "ssh -o BatchMode=yes -o ConnectTimeout={seconds} -o ServerAliveInterval={seconds}"
-        ),
-    );
-    if let Some((name, value)) = credentials(access.secrets, &op.remote)? {
-        command.envs([
-            ("GIT_CONFIG_COUNT", OsString::from("1")),
-            ("GIT_CONFIG_KEY_0", OsString::from(name)),
-            ("GIT_CONFIG_VALUE_0", OsString::from(value)),
-        ]);
-    }
-    if let Some(socket) = access.secrets.ssh_socket("default", false)? {
-        command.env("SSH_AUTH_SOCK", socket);
-    }
-    if let Some(folder) = folder {
-        command.current_dir(folder);
-    }
-    let output = output(command, access.cancel)?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said
-            .lines()
-            .rev()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or("no message");
-        bail!("git {}: {}", args.first().unwrap_or(&""), last);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Runs a command and its helpers to their end, or until the build is stopped.
-fn output(mut command: Command, cancel: &Cancel) -> Result<Output> {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().context("run git")?;
-    // Git ends when this is dropped.
-    let _alive = child.stdin.take();
-    let group = rustix::process::Pid::from_child(&child);
-    let kill = || rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    std::thread::scope(|scope| {
-        let stdout = scope.spawn(|| limited(stdout));
-        let stderr = scope.spawn(|| limited(stderr));
-        let status = loop {
-            if let Some(status) = child.try_wait().context("wait for git")? {
-                break status;
-            }
-            if cancel.is_cancelled() {
-                let _ = kill();
-            }
-            std::thread::sleep(TICK);
-        };
-        ensure!(!cancel.is_cancelled(), "git was stopped");
-        let read = |thread: std::thread::ScopedJoinHandle<'_, std::io::Result<Vec<u8>>>| {
-            let read = thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("read from git"))?;
-            read.context("read from git")
-        };
-        let (stdout, stderr) = (read(stdout)?, read(stderr)?);
-        ensure!(
-            stderr != NOT_FOUND.as_bytes(),
-            "git is not installed: install it to build from repositories"
-        );
-        Ok(Output {
-            status,
-            stdout,
-            stderr,
-        })
-    })
-}
-
-/// All that comes, but not more than [`LISTING`]; closing the pipe then ends who writes.
-fn limited(from: Option<impl Read>) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    if let Some(from) = from {
-        from.take(LISTING).read_to_end(&mut bytes)?;
-    }
-    Ok(bytes)
-}
-
-/// The configuration that holds the credentials for `remote`: from secrets, or from the URL itself.
-fn credentials(secrets: &Secrets, remote: &str) -> Result<Option<(String, String)>> {
-    let header = |value: String| {
-        let name = format!("http.{}.extraheader", origin(remote));
-        (name, format!("Authorization: {value}"))
-    };
-    if let Some(value) = authorization(secrets, remote)? {
-        return Ok(Some(header(value)));
-    }
-    let Some(url) = http_url(remote).filter(|url| !url.username().is_empty()) else {
-        return Ok(None);
-    };
-    Ok(Some(match url.password() {
-        Some(password) => {
-            let (user, password) = (decoded(url.username()), decoded(password));
-            let pair = [&user[..], b":", &password].concat();
-            let pair = base64::engine::general_purpose::STANDARD.encode(pair);
-            header(format!("basic {pair}"))
-        }
-        // Only shown to a server that asks for it: public repositories are named like this too.
-        None => (
-            format!(
-                "credential.{}.username",
-                origin(remote).trim_end_matches('/')
-            ),
-            String::from_utf8_lossy(&decoded(url.username())).into_owned(),
-        ),
-    }))
-}
-
-fn http_url(remote: &str) -> Option<Url> {
-    let url = Url::parse(remote).ok()?;
-    matches!(url.scheme(), "http" | "https").then_some(url)
-}
-
-/// What is given to git: an HTTP address without user and password.
-fn address(remote: &str) -> String {
-    match http_url(remote) {
-        Some(_) => redacted(remote),
-        None => remote.to_owned(),
-    }
-}
-
-/// The bytes that a part of a URL stands for.
-fn decoded(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        let byte = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        let (byte, after) = match byte.filter(|_| *first == b'%') {
-            Some(byte) => (byte, &after[2..]),
-            None => (*first, after),
-        };
-        bytes.push(byte);
-        rest = after;
-    }
-    bytes
-}
-
-/// The Authorization header from the secrets GIT_AUTH_HEADER and GIT_AUTH_TOKEN, with or without the host's name.
-fn authorization(secrets: &Secrets, remote: &str) -> Result<Option<String>> {
-    let Some(host) = host(remote) else {
-        return Ok(None);
-    };
-    for name in [
-        format!("GIT_AUTH_HEADER.{host}"),
-        "GIT_AUTH_HEADER".to_owned(),
-    ] {
-        if let Some(value) = secrets.get(&name, false)? {
-            return Ok(Some(String::from_utf8_lossy(&value).trim().to_owned()));
-        }
-    }
-    for name in [
-        format!("GIT_AUTH_TOKEN.{host}"),
-        "GIT_AUTH_TOKEN".to_owned(),
-    ] {
-        if let Some(value) = secrets.get(&name, false)? {
-            let user = format!("x-access-token:{}", String::from_utf8_lossy(&value).trim());
-            return Ok(Some(format!(
-                "basic {}",
-                base64::engine::general_purpose::STANDARD.encode(user)
-            )));
-        }
-    }
-    Ok(None)
-}
-
-/// `https://host/` of an HTTP remote: credentials are for that origin only.
-fn origin(remote: &str) -> String {
-    let scheme = if remote.starts_with("http://") {
-        "http"
-    } else {
-        "https"
-    };
-    format!("{scheme}://{}/", host(remote).unwrap_or_default())
-}
-
-fn host(remote: &str) -> Option<String> {
-    let rest = remote
-        .strip_prefix("https://")
-        .or_else(|| remote.strip_prefix("http://"))?;
-    let authority = rest.split('/').next()?;
-    Some(authority.rsplit('@').next()?.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn credentials_are_for_one_origin() {
-        assert_eq!(origin("https://token@host/a.git"), "https://host/");
-        let found = |remote: &str| credentials(&Secrets::default(), remote).unwrap();
-        let header = (
-            "http.https://h:8443/.extraheader",
-            "Authorization: basic dTpwQHc=",
-        );
-        let both = found("https://u:p%40w@h:8443/a.git").unwrap();
-        assert_eq!((&*both.0, &*both.1), header);
-        let named = found("https://token@h/a.git").unwrap();
-        assert_eq!(
-            (&*named.0, &*named.1),
-            ("credential.https://h.username", "token")
-        );
-        for none in ["https://h/a.git", "git@h:a.git", "ssh://git@h/a.git"] {
-            assert_eq!(found(none), None, "{none}");
-        }
-    }
-
-    #[test]
-    fn arguments_hold_no_password() {
-        assert_eq!(address("https://u:p@h/a.git"), "https://h/a.git");
-        for kept in ["git@h:a.git", "ssh://git@h/a.git", "git://h/a"] {
-            assert_eq!(address(kept), kept);
-        }
-    }
 }
