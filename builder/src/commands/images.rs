@@ -79,7 +79,7 @@ pub(super) fn images(store: &Store, options: &ImagesOptions, out: &mut dyn Write
         }
         table.row(row);
     }
-    table.print(out)
+    Ok(write!(out, "{table}")?)
 }
 
 fn summary(stored: &Stored, image: &StoredImage) -> Value {
@@ -195,7 +195,7 @@ pub(super) fn history(store: &Store, options: &HistoryOptions, out: &mut dyn Wri
     }
     let mut table = Table::new(&["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"]);
     rows.into_iter().rev().for_each(|row| table.row(row));
-    table.print(out)
+    Ok(write!(out, "{table}")?)
 }
 
 fn clip(text: &str, width: usize) -> String {

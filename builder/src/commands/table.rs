@@ -1,34 +1,46 @@
 //! Aligned columns, and numbers as people read them.
 
-use std::io::Write;
+use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
 use lapstrake_cache::Digest;
 
 use crate::progress::text;
 
-/// A table that is printed when all rows are known.
+/// A table that is shown when all rows are known. What images and Dockerfiles say of themselves is made safe for a
+/// terminal.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
+    gap: usize,
 }
 
 impl Table {
-    /// A table with these headings.
+    /// A table with these headings, columns three blanks apart.
     pub(crate) fn new(heads: &[&str]) -> Self {
-        Self {
-            rows: vec![heads.iter().map(ToString::to_string).collect()],
-        }
+        let mut table = Self {
+            rows: Vec::new(),
+            gap: 3,
+        };
+        table.row(heads);
+        table
     }
 
-    /// Adds a row. What images say of themselves is made safe for a terminal.
-    pub(crate) fn row(&mut self, row: Vec<String>) {
-        let safe = row.into_iter().map(|cell| text::name(&cell).into_owned());
+    /// Puts columns so many blanks apart.
+    pub(crate) fn gap(mut self, gap: usize) -> Self {
+        self.gap = gap;
+        self
+    }
+
+    /// Adds a row.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl AsRef<str>>) {
+        let cells = cells.into_iter();
+        let safe = cells.map(|cell| text::name(cell.as_ref()).into_owned());
         self.rows.push(safe.collect());
     }
+}
 
-    /// Prints all rows, columns three blanks apart.
-    pub(crate) fn print(&self, out: &mut dyn Write) -> Result<()> {
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
             self.rows
@@ -39,12 +51,13 @@ impl Table {
                 .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
+        let gap = " ".repeat(self.gap);
         for row in &self.rows {
             let cells = row
                 .iter()
                 .zip(&widths)
                 .map(|(cell, width)| format!("{cell:width$}"));
-            writeln!(out, "{}", cells.collect::<Vec<_>>().join("   ").trim_end())?;
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join(&gap).trim_end())?;
         }
         Ok(())
     }

@@ -51,7 +51,7 @@ fn summary(usage: &Usage, names: &Names, out: &mut dyn Write) -> Result<()> {
             bytes(size(items) + more),
             bytes(size(&free)),
         ];
-        table.row(std::iter::once(kind.to_owned()).chain(cells).collect());
+        table.row(std::iter::once(kind.to_owned()).chain(cells));
     };
     for kind in KINDS {
         let items = usage.items.iter().filter(|item| kind_of(item) == kind);
@@ -63,7 +63,7 @@ fn summary(usage: &Usage, names: &Names, out: &mut dyn Write) -> Result<()> {
         &usage.items.iter().collect::<Vec<_>>(),
         usage.other,
     );
-    table.print(out)
+    Ok(write!(out, "{table}")?)
 }
 
 /// The images that need a digest.
@@ -130,7 +130,7 @@ pub(super) fn print_items(items: &[Item], names: &Names, out: &mut dyn Write) ->
     let mut table = Table::new(&["ID", "TYPE", "SIZE", "SHARED", "LAST USED", "KEPT FOR"]);
     for item in items {
         let id: String = id_of(item).chars().take(24).collect();
-        table.row(vec![
+        table.row([
             id,
             kind_of(item).into(),
             bytes(item.size),
@@ -139,5 +139,5 @@ pub(super) fn print_items(items: &[Item], names: &Names, out: &mut dyn Write) ->
             kept_for(item, names),
         ]);
     }
-    table.print(out)
+    Ok(write!(out, "{table}")?)
 }
