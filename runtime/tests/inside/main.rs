@@ -9,7 +9,10 @@ mod leaks;
 mod mounts;
 mod network;
 mod process;
+mod stubs;
 mod support;
+mod targets;
+mod views;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -86,7 +89,14 @@ fn run(identity: Identity, filter: &str, copies: bool) -> usize {
         if copies { ", on copies" } else { "" }
     );
     let space = Space::new(identity);
-    let mut tests = [mounts::TESTS, confinement::TESTS].concat();
+    let mut tests = [
+        mounts::TESTS,
+        stubs::TESTS,
+        views::TESTS,
+        targets::TESTS,
+        confinement::TESTS,
+    ]
+    .concat();
     if copies {
         tests.retain(|(name, ..)| !OF_OVERLAYS.contains(name));
         lapstrake_runtime::show_layers(Layers::Copies {

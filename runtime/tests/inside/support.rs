@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lapstrake_runtime::{
@@ -209,4 +209,34 @@ pub(crate) fn refused(spec: &RunSpec) -> String {
 #[track_caller]
 pub(crate) fn sh(space: &Space, script: &str) -> String {
     outcome(&space.sh(script)).ok()
+}
+
+/// Everything below `root`, directories with a slash.
+pub(crate) fn tree(root: &Path) -> Vec<String> {
+    fn walk(root: &Path, path: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(path).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(root).unwrap().display().to_string();
+            let directory = path.symlink_metadata().unwrap().is_dir();
+            found.push(if directory { format!("{name}/") } else { name });
+            if directory {
+                walk(root, &path, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(root, root, &mut found);
+    found.sort();
+    found
+}
+
+/// A layer with these files.
+pub(crate) fn layer(space: &Space, files: &[(&str, &str)]) -> PathBuf {
+    let layer = space.fresh("layer");
+    for (path, content) in files {
+        let path = layer.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+    layer
 }
