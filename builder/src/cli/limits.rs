@@ -1,6 +1,7 @@
 //! `--ulimit`, `--shm-size`, `--resource`, `--cgroup-parent`.
 
-use super::values::{Invalid, key_value, size};
+use super::args::BuildArgs;
+use super::values::{Invalid, each, key_value, last_of_each, of, size};
 
 /// What bounds the processes of steps.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -13,6 +14,50 @@ pub struct Limits {
     pub cgroup_parent: Option<String>,
     /// Memory and processor time.
     pub resources: Resources,
+}
+
+impl Limits {
+    /// Works out what the flags mean, those of older dockers too.
+    pub(super) fn resolve(args: &BuildArgs) -> Result<Self, Invalid> {
+        let legacy = &args.legacy;
+        let old_spellings = [
+            ("memory", &legacy.memory),
+            ("memory-swap", &legacy.memory_swap),
+            ("cpu-shares", &legacy.cpu_shares),
+            ("cpu-period", &legacy.cpu_period),
+            ("cpu-quota", &legacy.cpu_quota),
+            ("cpuset-cpus", &legacy.cpuset_cpus),
+            ("cpuset-mems", &legacy.cpuset_mems),
+        ];
+        let mut resources = Resources::default();
+        for (name, value) in old_spellings {
+            if let Some(value) = value {
+                of(name, resources.set_one(name, value))?;
+            }
+        }
+        for text in args.steps.resource.iter().filter(|text| !text.is_empty()) {
+            of("resource", resources.set(text))?;
+        }
+        let shm_size = args
+            .steps
+            .shm_size
+            .as_deref()
+            .map(|text| of("shm-size", size(text)))
+            .transpose()?;
+        Ok(Self {
+            ulimits: last_of_each(
+                each("ulimit", &args.steps.ulimit, Ulimit::parse)?,
+                |ulimit| &ulimit.name,
+            ),
+            shm_size: shm_size.filter(|size| *size > 0),
+            cgroup_parent: args
+                .steps
+                .cgroup_parent
+                .clone()
+                .filter(|path| !path.is_empty()),
+            resources,
+        })
+    }
 }
 
 /// A limit of one process; -1 is none.

@@ -6,7 +6,9 @@
 mod allow;
 mod annotation;
 mod args;
+mod attest;
 mod cache;
+mod call;
 mod commands;
 mod context;
 mod control;
@@ -32,7 +34,9 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 pub use allow::Allowed;
 pub use annotation::{Annotated, Annotation};
-pub use cache::{Attestation, CacheSpec, Call, Method};
+pub use attest::Attestation;
+pub use cache::CacheSpec;
+pub use call::{Call, Method};
 pub use commands::{
     ExplainOptions, Format, FsckOptions, HistoryOptions, ImagesOptions, InspectOptions,
     PruneOptions, PullOptions, PushOptions, RemoveOptions, TagOptions, UsageOptions,

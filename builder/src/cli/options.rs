@@ -10,17 +10,19 @@ use lapstrake_frontend::plan::{Network, NoCache};
 use super::allow::Allowed;
 use super::annotation::{self, Annotation};
 use super::args::BuildArgs;
-use super::cache::{Attestation, CacheSpec, Call};
+use super::attest::Attestation;
+use super::cache::CacheSpec;
+use super::call::Call;
 use super::context::{self, ContextArg, ContextSource, DockerfileArg};
 use super::control::{self, ContextModes};
 use super::dns::Dns;
 use super::environment::Environment;
 use super::hosts::HostEntry;
-use super::limits::{Limits, Resources, Ulimit};
+use super::limits::Limits;
 use super::output::OutputSpec;
-use super::secret::{SecretSpec, SshSpec, last_of_each};
+use super::secret::{SecretSpec, SshSpec};
 use super::security::{Isolation, isolation, no_new_privileges};
-use super::values::{Invalid, boolean, duration, key_value, size};
+use super::values::{Invalid, boolean, duration, each, key_value, last_of_each, of};
 use super::{ProgressMode, unsupported};
 
 /// Everything that `build` was asked for.
@@ -94,24 +96,6 @@ pub struct BuildOptions {
     pub call: Call,
 }
 
-/// Puts the flag's name before what is wrong with its value.
-fn of<T>(flag: &str, result: Result<T, Invalid>) -> Result<T, Invalid> {
-    result.map_err(|why| format!("--{flag}: {why}"))
-}
-
-/// Reads each value of a flag that may be repeated; empty ones mean nothing, as for docker.
-fn each<T>(
-    flag: &str,
-    texts: &[String],
-    read: impl Fn(&str) -> Result<T, Invalid>,
-) -> Result<Vec<T>, Invalid> {
-    texts
-        .iter()
-        .filter(|text| !text.is_empty())
-        .map(|text| of(flag, read(text)))
-        .collect()
-}
-
 impl BuildOptions {
     /// Whether a build argument switches something of the builder on.
     pub(crate) fn is_on(&self, build_arg: &str) -> bool {
@@ -178,7 +162,7 @@ impl BuildOptions {
             )?,
             isolation: of("isolation", isolation(args.steps.isolation.as_deref()))?,
             no_new_privileges: of("security-opt", no_new_privileges(&args.steps.security_opt))?,
-            limits: limits(args)?,
+            limits: Limits::resolve(args)?,
             progress: ProgressMode::resolve(args.report.progress.as_deref(), quiet, debug, env)?,
             quiet,
             call: call(args)?,
@@ -389,47 +373,6 @@ fn secrets(texts: &[String], env: &Environment) -> Result<Vec<SecretSpec>, Inval
     let is_set = |name: &str| env.os_variable(name).is_some();
     let secrets = each("secret", texts, |text| SecretSpec::parse(text, &is_set))?;
     Ok(last_of_each(secrets, |secret| &secret.id))
-}
-
-fn limits(args: &BuildArgs) -> Result<Limits, Invalid> {
-    let legacy = &args.legacy;
-    let old_spellings = [
-        ("memory", &legacy.memory),
-        ("memory-swap", &legacy.memory_swap),
-        ("cpu-shares", &legacy.cpu_shares),
-        ("cpu-period", &legacy.cpu_period),
-        ("cpu-quota", &legacy.cpu_quota),
-        ("cpuset-cpus", &legacy.cpuset_cpus),
-        ("cpuset-mems", &legacy.cpuset_mems),
-    ];
-    let mut resources = Resources::default();
-    for (name, value) in old_spellings {
-        if let Some(value) = value {
-            of(name, resources.set_one(name, value))?;
-        }
-    }
-    for text in args.steps.resource.iter().filter(|text| !text.is_empty()) {
-        of("resource", resources.set(text))?;
-    }
-    let shm_size = args
-        .steps
-        .shm_size
-        .as_deref()
-        .map(|text| of("shm-size", size(text)))
-        .transpose()?;
-    Ok(Limits {
-        ulimits: last_of_each(
-            each("ulimit", &args.steps.ulimit, Ulimit::parse)?,
-            |ulimit| &ulimit.name,
-        ),
-        shm_size: shm_size.filter(|size| *size > 0),
-        cgroup_parent: args
-            .steps
-            .cgroup_parent
-            .clone()
-            .filter(|path| !path.is_empty()),
-        resources,
-    })
 }
 
 /// `--check` is short for `--call=check`; beside a `--call` that says more it adds nothing.

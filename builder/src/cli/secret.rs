@@ -87,18 +87,6 @@ impl SshSpec {
     }
 }
 
-/// Of equal ids the last counts.
-pub(super) fn last_of_each<T>(specs: Vec<T>, id: impl Fn(&T) -> &str) -> Vec<T> {
-    let mut kept: Vec<T> = Vec::new();
-    for spec in specs {
-        match kept.iter().position(|known| id(known) == id(&spec)) {
-            Some(at) => kept[at] = spec,
-            None => kept.push(spec),
-        }
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,13 +132,5 @@ mod tests {
                 SshSpec::parse(text).map_or("error".into(), |s| format!("{} {:?}", s.id, s.paths));
             assert_eq!(shown, expected, "{text}");
         }
-    }
-
-    #[test]
-    fn the_last_of_equal_ids_counts() {
-        assert_eq!(
-            last_of_each(vec!["a1", "b1", "a2"], |text| &text[..1]),
-            ["a2", "b1"]
-        );
     }
 }

@@ -1,7 +1,7 @@
 //! Flags of `docker buildx build` that are known but not supported: each is refused with a reason, none is ignored.
 
 use super::args::BuildArgs;
-use super::cache::Attestation;
+use super::attest::Attestation;
 use super::values::Invalid;
 
 /// The flag, when it is refused, and what to do instead.

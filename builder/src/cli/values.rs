@@ -8,6 +8,36 @@ use lapstrake_frontend::values;
 /// What is wrong with a value: one line that says what to write instead.
 pub(crate) type Invalid = String;
 
+/// Puts the flag's name before what is wrong with its value.
+pub(super) fn of<T>(flag: &str, result: Result<T, Invalid>) -> Result<T, Invalid> {
+    result.map_err(|why| format!("--{flag}: {why}"))
+}
+
+/// Reads each value of a flag that may be repeated; empty ones mean nothing, as for docker.
+pub(super) fn each<T>(
+    flag: &str,
+    texts: &[String],
+    read: impl Fn(&str) -> Result<T, Invalid>,
+) -> Result<Vec<T>, Invalid> {
+    texts
+        .iter()
+        .filter(|text| !text.is_empty())
+        .map(|text| of(flag, read(text)))
+        .collect()
+}
+
+/// Of equal ids the last counts.
+pub(super) fn last_of_each<T>(specs: Vec<T>, id: impl Fn(&T) -> &str) -> Vec<T> {
+    let mut kept: Vec<T> = Vec::new();
+    for spec in specs {
+        match kept.iter().position(|known| id(known) == id(&spec)) {
+            Some(at) => kept[at] = spec,
+            None => kept.push(spec),
+        }
+    }
+    kept
+}
+
 /// A boolean as Go reads it.
 pub(crate) fn boolean(text: &str) -> Result<bool, Invalid> {
     values::boolean(text).ok_or_else(|| format!("{text:?} is neither true nor false"))
@@ -116,5 +146,13 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn the_last_of_equal_ids_counts() {
+        assert_eq!(
+            last_of_each(vec!["a1", "b1", "a2"], |text| &text[..1]),
+            ["a2", "b1"]
+        );
     }
 }

@@ -4,7 +4,7 @@
 
 mod refused;
 
-use super::super::{Command, Environment, parse};
+use super::super::{Command, Environment, Ulimit, parse};
 use super::*;
 
 fn build_in(arguments: &[&str], env: &Environment) -> Result<BuildOptions, String> {
