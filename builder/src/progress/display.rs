@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::iter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -90,6 +92,7 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Display {
     feed: Feed,
+    closing: Arc<AtomicBool>,
     thread: Option<JoinHandle<Summary>>,
 }
 
@@ -101,8 +104,10 @@ impl Display {
         start: Instant,
     ) -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(WAITING);
+        let closing = Arc::new(AtomicBool::new(false));
         let shown = Shown {
             progress,
+            closing: Arc::clone(&closing),
             limit,
             logs: HashMap::new(),
             held: None,
@@ -114,6 +119,7 @@ impl Display {
         let thread = thread.map_err(|_| lapstrake_cache::no_threads())?;
         Ok(Self {
             feed: Feed { sender, start },
+            closing,
             thread: Some(thread),
         })
     }
@@ -132,6 +138,7 @@ impl Display {
         let Some(thread) = self.thread.take() else {
             return Summary::default();
         };
+        self.closing.store(true, Ordering::Release);
         let _ = self.feed.sender.send(Message::Close);
         thread.thread().unpark();
         thread.join().unwrap_or_default()
@@ -147,6 +154,9 @@ impl Drop for Display {
 /// The state of the thread.
 struct Shown {
     progress: Box<dyn Progress>,
+    /// Set before the end is sent. A thread that is still being woken by an event does not notice that it is woken for the
+    /// end too.
+    closing: Arc<AtomicBool>,
     limit: LogLimit,
     logs: HashMap<StepId, StepLog>,
     /// Events that are held back.
@@ -161,7 +171,9 @@ impl Shown {
         while !closed {
             match receiver.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(first) => {
-                    thread::park_timeout(GATHER);
+                    if !self.closing.load(Ordering::Acquire) {
+                        thread::park_timeout(GATHER);
+                    }
                     closed = self.pass_all(first, receiver);
                 }
                 Err(RecvTimeoutError::Disconnected) => closed = true,
