@@ -15,6 +15,7 @@
 //! refs-v1/<name>           image names: the roots of garbage collection
 //! locks/<key>              held by the process that works on a key
 //! reserve                  some bytes to give up on a full device, so that a prune can start
+//! idle/                    the folder of a process that ended, for the next one
 //! tmp/<pid>-<n>/           of one process, locked while it lives: scratch folders, files on their way, leases
 //! ```
 //!

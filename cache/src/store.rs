@@ -98,6 +98,14 @@ struct Inner {
     patches: Mutex<HashMap<ChainId, Option<PathBuf>>>,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.leases.is_worth_keeping() {
+            self.session.leave(self.dir.as_fd());
+        }
+    }
+}
+
 impl Store {
     /// Opens the store in the folder `root`, making it if there is none. When this returns, what
     /// builds that were killed left behind has been removed (or will be by later opens, if it is
@@ -194,6 +202,11 @@ impl Store {
 
     pub(crate) fn temp_name(&self) -> (CString, PathBuf) {
         self.inner.session.fresh_name()
+    }
+
+    /// Whether nobody else in this process has this store.
+    pub(crate) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.inner) == 1
     }
 
     pub(crate) fn session(&self) -> &Session {

@@ -299,9 +299,7 @@ impl Survey<'_> {
         let sessions = self.store.session().all();
         self.usage.other += itself(sessions).at("look at", root)?;
         for name in dir::names(sessions).at("list", root)? {
-            if name.as_c_str() != self.store.session().name() {
-                self.usage.other += whole(&measure(sessions, &name).at("look at", root)?);
-            }
+            self.usage.other += whole(&measure(sessions, &name).at("look at", root)?);
         }
         Ok(())
     }
