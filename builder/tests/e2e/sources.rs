@@ -476,6 +476,9 @@ ADD --chown=3:4 --chmod=600 a.gz /owned/
     }
     let owned = &built["owned/gzip"];
     assert_eq!((owned.mode & 0o7777, owned.owner), (0o644, (3, 4)));
+    // The mode is that of files that are copied.
+    let folder = &built["owned"];
+    assert_eq!((folder.mode & 0o7777, folder.owner), (0o755, (3, 4)));
 }
 
 /// Each is unpacked over what the one before left, above the base.

@@ -155,14 +155,19 @@ pub(super) fn landing(
     Ok(target)
 }
 
-/// The destination as a directory, made where it is missing: for what unpacks.
+/// The destination as a directory, made where it is missing: for what unpacks. As with BuildKit it takes no mode of the
+/// instruction (solver/llbsolver/file/unpack.go).
 pub(super) fn directory_target(
     canvas: &mut Canvas,
     destination: &str,
     meta: &Metadata,
 ) -> Result<PathBuf> {
     let target = canvas.resolve(&clean(Path::new(destination)))?;
-    canvas.directory(&target, meta.new_dir())?;
+    let new = NewDir {
+        mode: None,
+        owner: meta.owner,
+    };
+    canvas.directory(&target, new)?;
     Ok(target)
 }
 
