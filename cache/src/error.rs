@@ -57,6 +57,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Something of a layer would not be seen as it is if the layer amended another.
+    #[error("\"{0}\" cannot be seen through a layer that amends another")]
+    Unamendable(String),
     /// Something that was asked for is not in the store.
     #[error("{0} is not in the store")]
     Missing(String),

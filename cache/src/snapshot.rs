@@ -173,7 +173,7 @@ impl Store {
     }
 
     /// Makes a layer of what a snapshot changed. On return the layer is in the store; on failure,
-    /// nothing of it.
+    /// nothing of it. [`Error::Unamendable`]: it cannot be kept as an amendment, but whole.
     pub fn commit(&self, active: Active) -> Result<Layer> {
         let Active {
             lowers,

@@ -150,6 +150,53 @@ fn a_large_copy_made_again_and_again_is_exact() {
     assert_eq!(space.run(&["fsck"]).text(), "the store is sound\n");
 }
 
+/// Where a layer cannot be the one before with a few files over it: what becomes as it is in the base is no part of it, and
+/// a directory where a file was shows what the base has there.
+#[test]
+fn a_large_copy_made_again_amends_only_what_can_be_amended() {
+    let space = TestSpace::with(
+        "FROM scratch AS base\nCOPY base /w\nFROM base AS over\nCOPY src /w\n\
+         FROM base AS linked\nCOPY --link src /w\n",
+    );
+    let sh = |script: &str| drop(shell(&space.path("."), script));
+    for n in 0..600 {
+        space.write(&format!("src/d{}/f{n}", n % 7), format!("content {n}"));
+    }
+    let old = "find . -exec touch -h -d 2001-01-01 {} +";
+    sh(&format!(
+        "mkdir -m 700 src/m; mkdir -p base/x base/d1 base/m; echo 1 > base/d1/f1; echo below > base/x/y; {old}"
+    ));
+    let edits = [
+        ("over", "true"),
+        ("over", "echo changed > src/d3/f3"),
+        ("over", "cp -p base/d1/f1 src/d1/f1"),
+        ("over", "echo again > src/d3/f3"),
+        ("over", "chmod 755 src/m"),
+        ("linked", "echo a file > src/x"),
+        (
+            "linked",
+            "rm src/x; mkdir src/x; echo in a directory > src/x/z",
+        ),
+        ("linked", "echo and again > src/d3/f3"),
+    ];
+    for (target, edit) in edits {
+        sh(edit);
+        let store = tempfile::tempdir().unwrap();
+        let fresh = ["--root", store.path().to_str().unwrap()];
+        let target = ["--target", target, "."];
+        let files = space.files(&target);
+        assert_eq!(
+            files,
+            space.files(&[&fresh[..], &target].concat()),
+            "{edit}"
+        );
+        let id = [&["-q", "--build-arg=SOURCE_DATE_EPOCH=1"], &target[..]].concat();
+        let expected = space.build(&[&fresh[..], &id].concat()).text();
+        assert_eq!(space.build(&id).text(), expected, "{edit}");
+    }
+    assert_eq!(space.run(&["fsck"]).text(), "the store is sound\n");
+}
+
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let done = std::process::Command::new("cp")
         .arg("-a")

@@ -20,7 +20,7 @@ use std::vec::IntoIter;
 use rustix::fs::{AtFlags, readlinkat, unlinkat};
 
 use crate::error::{At, shown};
-use crate::layer::folder::{Folder, Place};
+use crate::layer::folder::{Folder, Place, all_names};
 use crate::layer::lower::{Found, Lowers, lookup_deep, open_deep};
 use crate::layer::same::{same_file, same_owner, same_special};
 use crate::layer::whiteout::{self, Mark, mark};
@@ -81,7 +81,7 @@ impl<'f> Diff<'f> {
         };
         // Through a descriptor of its own, which is read to its end.
         let listed = dir::open_child(root, c".").at("open", path)?;
-        let amended = amended_names(folder, b"", folder.amends()).at("list", path)?;
+        let amended = folder.amended_names(b"").at("list", path)?;
         let is_amending = amended.is_some();
         let names = all_names(listed.as_fd(), amended).at("list", path)?;
         let top = Level {
@@ -148,6 +148,7 @@ impl<'f> Diff<'f> {
                 entry: shown(path),
                 reason: reason.to_owned(),
             },
+            Failure::Unamendable => Error::Unamendable(shown(path)),
         }
     }
 
@@ -170,9 +171,8 @@ impl<'f> Diff<'f> {
                 self.emit(path, meta, Body::File(Place::Amended), None);
                 Ok(())
             }
-            _ => Err(Failure::Refused(
-                "of an amended layer only files show through",
-            )),
+            // Of an amended layer only files show through.
+            _ => Err(Failure::Unamendable),
         }
     }
 
@@ -303,7 +303,11 @@ impl<'f> Diff<'f> {
         };
         let lowers = if opaque { Vec::new() } else { lowers };
         let is_seen = !opaque && self.levels.last().is_some_and(|level| level.is_amending);
-        let amended = amended_names(self.folder, path, is_seen)?;
+        let amended = if is_seen {
+            self.amended_names(path)?
+        } else {
+            None
+        };
         let parent_len = std::mem::replace(&mut self.here, path.to_vec()).len();
         self.enter(Level {
             is_amending: amended.is_some(),
@@ -317,6 +321,15 @@ impl<'f> Diff<'f> {
             removed_some: false,
         });
         Ok(())
+    }
+
+    /// The names that show in a directory. The amended layer may not have a file in its place: overlayfs would not merge the
+    /// directory with those of the layers below the file.
+    fn amended_names(&self, path: &[u8]) -> Result<Option<Vec<CString>>, Failure> {
+        match self.folder.amended_names(path) {
+            Err(error) if dir::is_absent(&error) => Err(Failure::Unamendable),
+            names => Ok(names?),
+        }
     }
 
     fn lower_xattrs(&self, layer: usize, path: &[u8]) -> io::Result<Xattrs> {
@@ -355,10 +368,15 @@ impl<'f> Diff<'f> {
         Ok(())
     }
 
-    /// Removes what is not part of the layer.
+    /// Removes what is not part of the layer. What an amended layer has of that name would show instead.
     fn discard(&mut self, name: &CStr, meta: &Meta) -> Result<(), Failure> {
         if self.is_final() {
             return Ok(());
+        }
+        let is_seen = self.levels.last().is_some_and(|level| level.is_amending);
+        let amended = self.folder.root(Place::Amended);
+        if is_seen && lookup_deep(amended, &self.child_path(name))?.is_some() {
+            return Err(Failure::Unamendable);
         }
         let flags = if meta.is_dir() {
             AtFlags::REMOVEDIR
@@ -425,37 +443,12 @@ impl Iterator for Diff<'_> {
 enum Failure {
     Io(io::Error),
     Refused(&'static str),
+    /// The amended layer and this one are not seen together as this one should be.
+    Unamendable,
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
-}
-
-/// The names in a directory of the amended layer, if it has the directory.
-fn amended_names(folder: &Folder, path: &[u8], is_seen: bool) -> io::Result<Option<Vec<CString>>> {
-    if !is_seen {
-        return Ok(None);
-    }
-    match open_deep(folder.root(Place::Amended), path, dir::DIRECTORY) {
-        Ok(fd) => dir::sorted_names(fd.as_fd()).map(Some),
-        Err(error) if dir::is_absent(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// The names in a directory and those that show through it, in order. The descriptor is read to its end.
-fn all_names(
-    fd: BorrowedFd<'_>,
-    amended: Option<Vec<CString>>,
-) -> io::Result<IntoIter<(CString, Place)>> {
-    let own = dir::sorted_names(fd)?;
-    let mut amended = amended.unwrap_or_default();
-    amended.retain(|name| own.binary_search(name).is_err());
-    let place = |place: Place| move |name: CString| (name, place);
-    let mut names: Vec<_> = own.into_iter().map(place(Place::Own)).collect();
-    names.extend(amended.into_iter().map(place(Place::Amended)));
-    names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(names.into_iter())
 }

@@ -5,10 +5,14 @@
 //! layer's folder and show through, for the reader here as for a mount of both. An amendment removes nothing, and what it
 //! amends is no amendment itself.
 
+use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::vec::IntoIter;
 
 use crate::error::At;
+use crate::layer::lower::open_deep;
 use crate::{Result, dir};
 
 /// In which folder something of a layer lies.
@@ -51,8 +55,16 @@ impl Folder {
         })
     }
 
-    pub(crate) fn amends(&self) -> bool {
-        self.amended.is_some()
+    /// The names in a directory of the amended layer, if it has anything there.
+    pub(crate) fn amended_names(&self, path: &[u8]) -> io::Result<Option<Vec<CString>>> {
+        let Some(amended) = &self.amended else {
+            return Ok(None);
+        };
+        match open_deep(amended.root.as_fd(), path, dir::DIRECTORY) {
+            Ok(fd) => dir::sorted_names(fd.as_fd()).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn path(&self, place: Place) -> &Path {
@@ -69,4 +81,19 @@ impl Folder {
             _ => &self.own,
         }
     }
+}
+
+/// The names in a directory and those that show through it, in order. The descriptor is read to its end.
+pub(crate) fn all_names(
+    fd: BorrowedFd<'_>,
+    amended: Option<Vec<CString>>,
+) -> io::Result<IntoIter<(CString, Place)>> {
+    let own = dir::sorted_names(fd)?;
+    let mut amended = amended.unwrap_or_default();
+    amended.retain(|name| own.binary_search(name).is_err());
+    let place = |place: Place| move |name: CString| (name, place);
+    let mut names: Vec<_> = own.into_iter().map(place(Place::Own)).collect();
+    names.extend(amended.into_iter().map(place(Place::Amended)));
+    names.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(names.into_iter())
 }

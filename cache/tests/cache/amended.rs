@@ -1,6 +1,7 @@
 //! Layers that amend others: they are what they would be if they held all files themselves.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use lapstrake_cache::{DiffId, Digest, Error, Kept, Layer, Policy, Repair, Store, Time};
@@ -159,6 +160,50 @@ fn without_what_it_amends_a_layer_is_none() {
     });
     assert_eq!(whole, top);
     assert_eq!(store.amendable(&top.diff_id).unwrap(), Some(top.diff_id));
+}
+
+/// Where the upper folder cannot say what the layer is while the amended one is below it.
+#[test]
+fn what_would_not_be_seen_makes_no_amendment() {
+    let (_dir, store) = store();
+    let below = layer(&store, &[], |root| {
+        put(root, "d/b", "below");
+        fs::create_dir(root.join("g")).unwrap();
+    });
+    let lowers = store.lowers(&[below.diff_id]).unwrap();
+    let earlier = layer(&store, &lowers, |root| {
+        first(root);
+        fs::set_permissions(root.join("g"), fs::Permissions::from_mode(0o700)).unwrap();
+    });
+    let amend = |write: &dyn Fn(&Path)| {
+        let mut active = store.snapshot(&lowers).unwrap();
+        active.amends = store.amendable(&earlier.diff_id).unwrap();
+        for path in ["d/e", "g"] {
+            fs::create_dir_all(active.upper().join(path)).unwrap();
+        }
+        write(active.upper());
+        store.commit(active)
+    };
+    let unamendable = |path: &str, write: &dyn Fn(&Path)| match amend(write) {
+        Err(Error::Unamendable(found)) => assert_eq!(found, path),
+        other => panic!("{path}: {other:?}"),
+    };
+    // It is as in the layers below, so that it is no part of the layer; the amended one has another.
+    unamendable("d/b", &|root| put(root, "d/b", "below"));
+    // Files of directories below would show in this one.
+    unamendable("d/c", &|root| fs::create_dir(root.join("d/c")).unwrap());
+    // A directory for which nothing shows through.
+    unamendable("d/e", &|root| fs::remove_dir(root.join("d/e")).unwrap());
+    let only_g = layer(&store, &lowers, |root| {
+        fs::create_dir(root.join("g")).unwrap();
+        fs::set_permissions(root.join("g"), fs::Permissions::from_mode(0o700)).unwrap();
+    });
+    let mut active = store.snapshot(&lowers).unwrap();
+    active.amends = store.amendable(&only_g.diff_id).unwrap();
+    fs::create_dir(active.upper().join("g")).unwrap();
+    let same = store.commit(active);
+    assert!(matches!(same, Err(Error::Unamendable(_))), "{same:?}");
+    amend(&|_| {}).unwrap();
 }
 
 #[test]

@@ -88,7 +88,7 @@ pub(crate) struct Earlier {
     below: OwnedFd,
     /// If the copy amended that layer last time: what differed from it.
     above: Option<OwnedFd>,
-    /// Whether that was on the same ground.
+    /// Whether that was on the same ground, so that the layer may be amended.
     is_comparable: bool,
     files: HashMap<PathBuf, Stamp>,
 }
@@ -163,6 +163,14 @@ impl Earlier {
             is_comparable: record.ground == ground && ground.is_all_known,
             files,
         }))
+    }
+
+    /// The same for a copy that cannot amend.
+    pub(super) fn without_amending(self) -> Self {
+        Self {
+            is_comparable: false,
+            ..self
+        }
     }
 
     /// Whether the file is as it was.

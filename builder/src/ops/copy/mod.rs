@@ -18,7 +18,7 @@ use lapstrake_frontend::ignore::Ignore;
 use lapstrake_frontend::plan::{Chmod, Copy, CopySource, OpId};
 
 use self::canvas::Canvas;
-use self::earlier::{Earlier, Ground};
+use self::earlier::{Earlier, Ground, Placed};
 pub(crate) use self::mounted::{Found, MountSource, mount_source};
 use self::place::{Metadata, ModeChange};
 use self::select::{How, Item, Pattern};
@@ -184,27 +184,52 @@ pub(super) fn run(ops: &Ops, task: &Task, op: &Copy, job: CopyJob) -> Result<Lay
     } else {
         ops.materialise(task, &job.base)?
     };
-    let mut active = ops.store.snapshot(&lowers)?;
+    let selected = select_all(ops, task, op, job.selected)?;
+    let ground = Ground::new((!op.link).then_some(&job.base), is_alone(op, &selected));
+    let Some(lineage) = lineage(task, op) else {
+        return Ok(make(ops, op, &selected, &lowers, None)?.0);
+    };
+    let find = || Earlier::find(ops, &lineage, ground);
+    let (layer, placed) = match make(ops, op, &selected, &lowers, find()?) {
+        Err(error) if is_unamendable(&error) => make(
+            ops,
+            op,
+            &selected,
+            &lowers,
+            find()?.map(Earlier::without_amending),
+        ),
+        made => made,
+    }?;
+    placed.remember(ops, &lineage, ground, layer.diff_id)?;
+    Ok(layer)
+}
+
+fn is_unamendable(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(lapstrake_cache::Error::Unamendable(_))
+    )
+}
+
+fn make(
+    ops: &Ops,
+    op: &Copy,
+    selected: &[Option<Selected>],
+    lowers: &[PathBuf],
+    earlier: Option<Earlier>,
+) -> Result<(Layer, Placed)> {
+    let mut active = ops.store.snapshot(lowers)?;
     let mut canvas = if op.link {
         Canvas::alone(active.upper())?
     } else {
-        Canvas::over(&lowers, &active)?
+        Canvas::over(lowers, &active)?
     };
-    let selected = select_all(ops, task, op, job.selected)?;
-    let ground = Ground::new((!op.link).then_some(&job.base), is_alone(op, &selected));
-    let lineage = lineage(task, op);
-    if let Some(lineage) = &lineage {
-        canvas.use_earlier(Earlier::find(ops, lineage, ground)?);
-    }
+    canvas.use_earlier(earlier);
     let meta = metadata(op, canvas.base())?;
-    place_all(&mut canvas, ops, op, &selected, &meta)?;
+    place_all(&mut canvas, ops, op, selected, &meta)?;
     let placed = canvas.finish()?;
     active.amends = placed.amends;
-    let layer = ops.store.commit(active)?;
-    if let Some(lineage) = &lineage {
-        placed.remember(ops, lineage, ground, layer.diff_id)?;
-    }
-    Ok(layer)
+    Ok((ops.store.commit(active)?, placed))
 }
 
 /// Places what all sources give, one after the other.
