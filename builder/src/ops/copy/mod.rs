@@ -211,6 +211,7 @@ fn is_unamendable(error: &anyhow::Error) -> bool {
     )
 }
 
+/// Makes the layer of a copy, from what it made last time as far as that can be.
 fn make(
     ops: &Ops,
     op: &Copy,
