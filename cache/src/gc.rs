@@ -315,6 +315,13 @@ impl Bin {
     }
 }
 
+impl Drop for Bin {
+    fn drop(&mut self) {
+        // One that is not empty goes with the folder of the process.
+        let _ = std::fs::remove_dir(&self.path);
+    }
+}
+
 /// What image names lead to.
 #[derive(Default)]
 struct Roots {
