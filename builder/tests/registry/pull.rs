@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// Pulls a blob from the repository `a`.
+async fn download(client: &Client, registry: &Registry, blob: &[u8]) -> Vec<u8> {
+    let pulled = pull(client, &image(registry.host(), "a"), &layer(blob)).await;
+    pulled.unwrap()
+}
+
 #[tokio::test]
 async fn passing_faults_pass() {
     let registry = Registry::start(Auth::Open);
@@ -68,12 +74,7 @@ async fn a_dropped_transfer_goes_on_where_it_stopped() {
     let rest = Reply::new(206).header("content-range", "bytes 300000-999999/1000000");
     registry.fail(1, &path, rest.body(&blob[300_000..]).cut(300_000));
     let client = Client::new(config());
-    assert_eq!(
-        pull(&client, &image(registry.host(), "a"), &layer(&blob))
-            .await
-            .unwrap(),
-        blob
-    );
+    assert_eq!(download(&client, &registry, &blob).await, blob);
     let ranges: Vec<String> = registry
         .log()
         .iter()
@@ -91,12 +92,7 @@ async fn a_registry_without_ranges_starts_again() {
     registry.fail(1, &path, Reply::new(200).body(blob.clone()).cut(123_456));
     registry.fail(1, &path, Reply::new(200).body(blob.clone()));
     let client = Client::new(config());
-    assert_eq!(
-        pull(&client, &image(registry.host(), "a"), &layer(&blob))
-            .await
-            .unwrap(),
-        blob
-    );
+    assert_eq!(download(&client, &registry, &blob).await, blob);
     assert_eq!(registry.log().len(), 2);
 }
 

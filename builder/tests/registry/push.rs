@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// Pushes a blob to the repository `a`, which has nothing like it.
+async fn upload(client: &Client, registry: &Registry, blob: &[u8]) {
+    let pushed = push(client, &image(registry.host(), "a"), blob, None).await;
+    assert_eq!(pushed.unwrap(), Pushed::Uploaded);
+}
+
 #[tokio::test]
 async fn a_blob_is_mounted_from_another_repository() {
     let registry = Registry::start(Auth::Token { realm: None });
@@ -75,12 +81,7 @@ async fn a_broken_upload_goes_on_where_it_stopped() {
     registry.break_upload(400_000);
     let blob = noise(1_000_000);
     let client = Client::new(config());
-    assert_eq!(
-        push(&client, &image(registry.host(), "a"), &blob, None)
-            .await
-            .unwrap(),
-        Pushed::Uploaded
-    );
+    upload(&client, &registry, &blob).await;
     assert_eq!(registry.blob("a", &Digest::of(&blob)).unwrap(), blob);
     let log = registry.log();
     let patch = log
@@ -100,12 +101,7 @@ async fn a_lost_upload_begins_again() {
     registry.fail(1, "PUT", Reply::new(404));
     registry.fail(1, "GET", Reply::new(404));
     let client = Client::new(config());
-    assert_eq!(
-        push(&client, &image(registry.host(), "a"), b"one", None)
-            .await
-            .unwrap(),
-        Pushed::Uploaded
-    );
+    upload(&client, &registry, b"one").await;
     assert_eq!(count(&registry.log(), "POST"), 2);
 }
 
@@ -118,12 +114,7 @@ async fn a_large_blob_is_sent_in_parts_where_it_must() {
         patience: Patience::default(),
         ..config()
     });
-    assert_eq!(
-        push(&client, &image(registry.host(), "a"), &blob, None)
-            .await
-            .unwrap(),
-        Pushed::Uploaded
-    );
+    upload(&client, &registry, &blob).await;
     assert_eq!(registry.blob("a", &Digest::of(&blob)).unwrap(), blob);
     assert_eq!(count(&registry.log(), "PATCH"), 3);
     registry.hook(|request| (!request.body.is_empty()).then(|| Reply::new(413)));

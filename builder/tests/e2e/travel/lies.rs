@@ -18,11 +18,17 @@ fn layer_of(index: &Value, step: usize) -> usize {
     usize::try_from(index["steps"][step]["layer"].as_u64().unwrap()).unwrap()
 }
 
-#[test]
-fn a_layer_with_other_content_than_claimed_is_found_out_before_a_step_runs_on_it() {
+/// A registry with a cache that does not lie, its manifest and its index.
+fn honest() -> (Registry, Value, Value) {
     let registry = Registry::start(Auth::Open);
     machine().build(&[&to(&registry, ",mode=max"), "."]);
-    let (manifest, honest) = index(&registry, "cache");
+    let (manifest, index) = index(&registry, "cache");
+    (registry, manifest, index)
+}
+
+#[test]
+fn a_layer_with_other_content_than_claimed_is_found_out_before_a_step_runs_on_it() {
+    let (registry, manifest, honest) = honest();
     let count = honest["layers"].as_array().unwrap().len();
     for lying in 0..count {
         let mut index = honest.clone();
@@ -45,9 +51,7 @@ fn a_layer_with_other_content_than_claimed_is_found_out_before_a_step_runs_on_it
 
 #[test]
 fn a_layer_that_is_not_what_its_diff_id_says_is_not_used() {
-    let registry = Registry::start(Auth::Open);
-    machine().build(&[&to(&registry, ",mode=max"), "."]);
-    let (manifest, honest) = index(&registry, "cache");
+    let (registry, manifest, honest) = honest();
     let count = honest["layers"].as_array().unwrap().len();
     for lying in 0..count {
         let mut index = honest.clone();
@@ -65,9 +69,7 @@ fn a_layer_that_is_not_what_its_diff_id_says_is_not_used() {
 /// A cache decides what its keys lead to, but only for those who name it.
 #[test]
 fn a_lie_does_not_outlive_the_build_that_believed_it() {
-    let registry = Registry::start(Auth::Open);
-    machine().build(&[&to(&registry, ",mode=max"), "."]);
-    let (manifest, mut index) = index(&registry, "cache");
+    let (registry, manifest, mut index) = honest();
     // The key of `RUN echo runtime` leads to the layer of `WORKDIR /src`, honestly described.
     let is_runtime = |step: usize| {
         let blob = index["layers"][layer_of(&index, step)]["blob"]["digest"]
